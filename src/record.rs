@@ -1,0 +1,63 @@
+//! From an event to the record that goes to Kafka, by the CloudEvents Kafka protocol binding 1.0.
+//!
+//! Pure. Source: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md>.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Event;
+
+/// How an event stands in a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventFormat {
+    /// The value is the whole event; the attributes stand in `ce_*` headers as well.
+    #[default]
+    Structured,
+    /// The value is `data` alone; the attributes stand in `ce_*` headers.
+    Binary,
+}
+
+/// A record but for its topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// What decides the partition.
+    pub key: String,
+    /// Names and values, in UTF-8.
+    pub headers: Vec<(&'static str, String)>,
+    /// The value, JSON.
+    pub value: Vec<u8>,
+}
+
+impl Record {
+    /// The record of an event.
+    pub fn new(event: &Event<'_>, format: EventFormat) -> Self {
+        let (content_type, value) = match format {
+            EventFormat::Structured => {
+                ("application/cloudevents+json; charset=UTF-8", serde_json::to_vec(event))
+            }
+            EventFormat::Binary => (event.datacontenttype, serde_json::to_vec(&event.data)),
+        };
+        let mut headers = Vec::with_capacity(11);
+        headers.push(("content-type", content_type.to_owned()));
+        headers.extend(
+            [
+                ("ce_specversion", event.specversion),
+                ("ce_id", &event.id),
+                ("ce_source", event.source),
+                ("ce_type", event.kind.ce_type()),
+                ("ce_subject", &event.subject),
+                ("ce_time", &event.time),
+                ("ce_dataschema", event.dataschema),
+                ("ce_partitionkey", &event.partitionkey),
+                ("ce_receivedtime", event.receivedtime),
+                ("ce_authentication", event.authentication.as_str()),
+            ]
+            .map(|(name, text)| (name, text.to_owned())),
+        );
+        Self {
+            key: event.partitionkey.clone().into_owned(),
+            headers,
+            value: value.expect("strings, flags and raw JSON always serialise"),
+        }
+    }
+}
