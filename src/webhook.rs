@@ -7,6 +7,7 @@ pub mod canonical;
 pub mod checksum;
 pub mod diagnosis;
 pub mod json;
+pub mod signing;
 
 use self::{
     checksum::{Policy, Proof, Unauthentic},

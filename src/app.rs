@@ -1,0 +1,243 @@
+//! Wiring and life cycle: start, serve, drain, stop.
+
+use std::{
+    io,
+    net::TcpListener,
+    os::unix::net::UnixListener,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    App, HttpServer,
+    dev::{Server, ServerHandle},
+    rt, web,
+};
+use jiff::Timestamp;
+use tokio::{
+    runtime::Handle,
+    task::spawn_blocking,
+    time::{sleep, timeout_at},
+};
+
+use crate::{
+    config::{Http, Settings},
+    delivery::Delivery,
+    event::kind::Kind,
+    http::{Relay, State, admin::routes, receive::receive},
+    kafka::{
+        ClientError,
+        publisher::Publisher,
+        topics::{Finding, TopicAdmin, TopicState, TopicsError},
+    },
+    metrics::Metrics,
+    moment::Moment,
+};
+
+/// How often Kafka is asked whether it is there, and a cluster that was not reached is tried again.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often a worker shows that its event loop turns.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+
+/// The sockets, opened by whoever owns the process.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For webhooks.
+    pub http: HttpListener,
+    /// For the admin pages.
+    pub admin: TcpListener,
+}
+
+/// The socket for webhooks.
+#[derive(Debug)]
+pub enum HttpListener {
+    /// A port.
+    Tcp(TcpListener),
+    /// A socket in the file system.
+    Unix(UnixListener),
+}
+
+/// Why the relay did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// librdkafka does not take the settings.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The topics are not as they have to be.
+    #[error(transparent)]
+    Topics(#[from] TopicsError),
+    /// The HTTP server does not take the listener.
+    #[error("cannot serve: {0}")]
+    Serve(#[source] io::Error),
+}
+
+/// What was left when the relay stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Left {
+    /// Requests without an answer.
+    pub requests: usize,
+    /// Records without a delivery report.
+    pub records: usize,
+}
+
+impl Left {
+    /// Whether nothing was left.
+    pub fn is_nothing(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Serves until `shutdown` resolves, then drains.
+///
+/// To be run in an actix system.
+///
+/// # Errors
+/// When the relay cannot start.
+pub async fn run(
+    settings: Settings,
+    listeners: Listeners,
+    clock: fn() -> Timestamp,
+    shutdown: impl Future<Output = ()>,
+) -> Result<Left, StartError> {
+    let metrics = Arc::new(Metrics::default());
+    let publisher = Publisher::new(&settings.kafka.properties, Arc::clone(&metrics))?;
+    if settings.kafka.allow_weaker_delivery {
+        tracing::warn!("kafka.allow_weaker_delivery is on: a 2xx may be worth less than promised");
+    }
+    let admin = Arc::new(TopicAdmin::new(&settings.kafka.properties)?);
+    let relay = web::Data::new(Relay {
+        applications: settings.applications,
+        delivery: Delivery {
+            publisher,
+            topics: settings.kafka.topics,
+            format: settings.kafka.event_format,
+            metrics: Arc::clone(&metrics),
+        },
+        metrics,
+        limits: settings.http.limits,
+        clock,
+        state: State::default(),
+    });
+    let within = settings.shutdown_within;
+    let public =
+        serve_public(&settings.http, listeners.http, &relay, within).map_err(StartError::Serve)?;
+    let private = serve_admin(listeners.admin, &relay).map_err(StartError::Serve)?;
+    let ended = tokio::select! {
+        error = watch_kafka(&relay, &admin) => Err(error.into()),
+        () = shutdown => Ok(drain(&relay, &public, within).await),
+    };
+    public.stop(false).await;
+    private.stop(false).await;
+    ended
+}
+
+fn serve_public(
+    settings: &Http,
+    listener: HttpListener,
+    relay: &web::Data<Relay>,
+    shutdown_within: Duration,
+) -> io::Result<ServerHandle> {
+    let relay = relay.clone();
+    let server = HttpServer::new(move || {
+        rt::spawn(beat(relay.state.add_worker()));
+        App::new().app_data(relay.clone()).default_service(web::to(receive))
+    })
+    .client_request_timeout(settings.head_within)
+    .keep_alive(settings.keep_alive)
+    .tcp_nodelay(true)
+    // Bounded by the drain itself; this only must not be shorter.
+    .shutdown_timeout(shutdown_within.as_secs() + 1)
+    .disable_signals();
+    let server = match settings.workers {
+        0 => server,
+        workers => server.workers(workers),
+    };
+    let server = match listener {
+        HttpListener::Tcp(listener) => server.listen(listener)?,
+        HttpListener::Unix(listener) => server.listen_uds(listener)?,
+    };
+    Ok(start(server.run()))
+}
+
+fn serve_admin(listener: TcpListener, relay: &web::Data<Relay>) -> io::Result<ServerHandle> {
+    let relay = relay.clone();
+    let server = HttpServer::new(move || App::new().app_data(relay.clone()).configure(routes))
+        .workers(1)
+        .disable_signals()
+        .listen(listener)?;
+    Ok(start(server.run()))
+}
+
+fn start(server: Server) -> ServerHandle {
+    let handle = server.handle();
+    rt::spawn(server);
+    handle
+}
+
+/// Shows for as long as the worker's event loop turns that it does.
+async fn beat(worker: Arc<Moment>) {
+    loop {
+        worker.note();
+        sleep(BEAT_EVERY).await;
+    }
+}
+
+/// Sees to the topics, then asks Kafka whether it is there whenever nothing else shows it.
+///
+/// Ends only with an error that no later try can mend.
+async fn watch_kafka(relay: &web::Data<Relay>, admin: &Arc<TopicAdmin>) -> TopicsError {
+    loop {
+        if !relay.state.has_topics() {
+            match prepare_topics(relay, admin).await {
+                Ok(()) => {}
+                Err(error) if error.is_transient() => tracing::error!("{error}; trying again"),
+                Err(error) => return error,
+            }
+        } else if !relay.delivery.publisher.health().is_fresh(PROBE_EVERY) {
+            let relay = relay.clone();
+            let probe = move || {
+                let topic = relay.delivery.topics.name(Kind::PaymentReceived);
+                relay.delivery.publisher.probe(topic, PROBE_EVERY);
+            };
+            spawn_blocking(probe).await.expect("a probe does not panic");
+        }
+        sleep(PROBE_EVERY).await;
+    }
+}
+
+async fn prepare_topics(
+    relay: &web::Data<Relay>,
+    admin: &Arc<TopicAdmin>,
+) -> Result<(), TopicsError> {
+    let (shared, admin, runtime) = (relay.clone(), Arc::clone(admin), Handle::current());
+    let prepare = move || runtime.block_on(admin.prepare(&shared.delivery.topics));
+    let topics = spawn_blocking(prepare).await.expect("looking at topics does not panic")?;
+    for TopicState { name, partitions, finding } in topics {
+        match finding {
+            Finding::Created => tracing::info!(topic = name, partitions, "topic created"),
+            Finding::Exists | Finding::Missing => {
+                tracing::debug!(topic = name, partitions, ?finding, "topic");
+            }
+        }
+    }
+    relay.delivery.publisher.health().note_answer();
+    relay.state.note_topics();
+    tracing::info!("ready");
+    Ok(())
+}
+
+/// Takes nothing new, finishes what is under way, and sees that every record has its report.
+async fn drain(relay: &web::Data<Relay>, public: &ServerHandle, within: Duration) -> Left {
+    let deadline = Instant::now() + within;
+    tracing::info!(in_flight = relay.state.in_flight(), "shutting down");
+    relay.state.drain();
+    if timeout_at(deadline.into(), public.stop(true)).await.is_err() {
+        tracing::error!("requests are still under way at the deadline of the shutdown");
+    }
+    let shared = relay.clone();
+    let left = deadline.saturating_duration_since(Instant::now());
+    let flush = spawn_blocking(move || shared.delivery.publisher.flush(left));
+    let records = flush.await.expect("flushing does not panic");
+    Left { requests: relay.state.in_flight(), records }
+}

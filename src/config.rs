@@ -1,0 +1,270 @@
+//! Settings: from `config/default.toml`, a file and the environment to what is meant.
+//!
+//! The only reader of the environment. Every mistake is collected, so that one run names them all.
+
+mod meaning;
+mod section;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use config::{Config, ConfigError, Environment, File, FileFormat, Map, Value};
+use tracing_subscriber::filter::Targets;
+
+use self::{
+    meaning::{ADDRESS, application, http, kafka, log, parse_address},
+    section::{Section, flatten, origin},
+};
+use crate::{
+    http::{Application, Limits},
+    kafka::{Properties, topics::Topics},
+    record::EventFormat,
+};
+
+/// Every setting with its default and a comment: what `config/default.toml` says.
+pub const REFERENCE: &str = include_str!("../config/default.toml");
+
+/// The settings as meant.
+#[derive(Debug)]
+pub struct Settings {
+    /// How long a shutdown may take.
+    pub shutdown_within: Duration,
+    /// The public listener.
+    pub http: Http,
+    /// `host:port` of the admin listener.
+    pub admin_listen: String,
+    /// What is logged, and how.
+    pub log: Log,
+    /// Kafka.
+    pub kafka: Kafka,
+    /// The applications by name.
+    pub applications: BTreeMap<String, Application>,
+}
+
+/// The public listener.
+#[derive(Debug)]
+pub struct Http {
+    /// Where it is.
+    pub listen: Listen,
+    /// Threads that take requests; 0 is one for each core.
+    pub workers: usize,
+    /// How long the head of a request may take.
+    pub head_within: Duration,
+    /// How long a connection without a request is kept.
+    pub keep_alive: Duration,
+    /// What it bears.
+    pub limits: Limits,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port`
+    Tcp(String),
+    /// The path of a socket.
+    Unix(PathBuf),
+}
+
+/// What is logged, and how.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// What is logged.
+    pub filter: Targets,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Kafka.
+#[derive(Debug)]
+pub struct Kafka {
+    /// What librdkafka is told on top of the relay's own properties.
+    pub properties: Properties,
+    /// Whether delivery may be weaker than the relay promises.
+    pub allow_weaker_delivery: bool,
+    /// How an event stands in a record.
+    pub event_format: EventFormat,
+    /// The topics.
+    pub topics: Topics,
+}
+
+/// A setting in force, as `check-config --print` shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// Its path.
+    pub key: String,
+    /// Its value, or stars for a secret.
+    pub value: String,
+    /// Where it was set.
+    pub origin: String,
+}
+
+/// A setting that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// The path of the setting.
+    pub key: String,
+    /// What is wrong, and what is allowed.
+    pub problem: String,
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.0.iter().map(|Mistake { key, problem }| format!("`{key}` {problem}"));
+        formatter.write_str(&lines.collect::<Vec<_>>().join("\n"))
+    }
+}
+
+/// What was read, as written.
+#[derive(Debug)]
+pub struct Written {
+    /// Everything but the applications.
+    relay: Map<String, Value>,
+    /// The applications that were named, completed from the reference.
+    applications: BTreeMap<String, Map<String, Value>>,
+}
+
+impl Written {
+    /// Reads the reference, a file if there is one, and the environment: that of the process, or
+    /// the one given.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or is no TOML.
+    pub fn read(
+        file: Option<&Path>,
+        environment: Option<HashMap<String, String>>,
+    ) -> Result<Self, Mistakes> {
+        let layers = || {
+            let reference = File::from_str(REFERENCE, FileFormat::Toml);
+            let reference = Config::builder().add_source(reference).build()?;
+            let file = file.map(|path| File::from(path).format(FileFormat::Toml));
+            let environment = Environment::with_prefix("CLICKPESA_RELAY")
+                .prefix_separator("__")
+                .separator("__")
+                .source(environment);
+            let given =
+                file.into_iter().fold(Config::builder(), |given, file| given.add_source(file));
+            Ok((reference, given.add_source(environment).build()?))
+        };
+        Self::merge(layers()).map_err(|error: ConfigError| {
+            let key = file.map_or_else(|| "the environment".into(), Path::to_string_lossy);
+            Mistakes(vec![Mistake {
+                key: key.into_owned(),
+                problem: format!("cannot be read: {error}"),
+            }])
+        })
+    }
+
+    fn merge(layers: Result<(Config, Config), ConfigError>) -> Result<Self, ConfigError> {
+        let (reference, given) = layers?;
+        let template = reference.get_table("applications.default")?;
+        let mut applications = BTreeMap::new();
+        for (name, application) in given.get_table("applications").unwrap_or_default() {
+            let mut completed = template.clone();
+            completed.extend(application.into_table()?);
+            applications.insert(name, completed);
+        }
+        let both = Config::builder().add_source(reference).add_source(given).build()?;
+        let mut relay = both.cache.into_table()?;
+        relay.remove("applications");
+        Ok(Self { relay, applications })
+    }
+
+    /// Every setting in force, secrets masked, sorted by path.
+    pub fn in_force(&self) -> Vec<InForce> {
+        let mut flat = Vec::new();
+        flatten("", self.relay.clone(), &mut flat);
+        for (name, application) in &self.applications {
+            flatten(&format!("applications.{name}"), application.clone(), &mut flat);
+        }
+        let shown = |(key, value): (String, Value)| {
+            let origin = origin(&value);
+            let value = match is_secret(&key) {
+                true => "***".to_owned(),
+                false => value.into_string().unwrap_or_default(),
+            };
+            InForce { key, value, origin }
+        };
+        let mut in_force: Vec<_> = flat.into_iter().map(shown).collect();
+        in_force.sort_by(|a, b| a.key.cmp(&b.key));
+        in_force
+    }
+
+    /// Reads the settings of Kafka alone, for commands that take no webhooks.
+    ///
+    /// # Errors
+    /// With everything that is wrong with them.
+    pub fn understand_kafka(self) -> Result<Kafka, Mistakes> {
+        let mistakes = RefCell::new(Vec::new());
+        let kafka = kafka(Section::new("", self.relay, &mistakes).section("kafka"));
+        let mistakes = mistakes.into_inner();
+        if mistakes.is_empty() { Ok(kafka) } else { Err(Mistakes(mistakes)) }
+    }
+
+    /// Reads what was written, and the files it names, as it is meant.
+    ///
+    /// # Errors
+    /// With everything that is wrong.
+    pub fn understand(self) -> Result<Settings, Mistakes> {
+        let mistakes = RefCell::new(Vec::new());
+        let mut relay = Section::new("", self.relay, &mistakes);
+        let settings = Settings {
+            shutdown_within: relay.duration("shutdown_within"),
+            http: http(relay.section("http")),
+            admin_listen: {
+                let mut admin = relay.section("admin");
+                let listen = admin.read("listen", ADDRESS, parse_address);
+                admin.end();
+                listen
+            },
+            log: log(relay.section("log")),
+            kafka: kafka(relay.section("kafka")),
+            applications: self
+                .applications
+                .into_iter()
+                .map(|(name, table)| {
+                    let path = format!("applications.{name}");
+                    (name.clone(), application(name, Section::new(&path, table, &mistakes)))
+                })
+                .collect(),
+        };
+        if settings.applications.is_empty() {
+            relay.mistake(
+                "applications",
+                "names no application: set `applications.default.checksum_keys.main` to the \
+                 checksum key of your ClickPesa account, or \
+                 `applications.default.authentication` to none"
+                    .to_owned(),
+            );
+        }
+        relay.end();
+        let mistakes = mistakes.into_inner();
+        if mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(mistakes)) }
+    }
+}
+
+/// Whether a setting must not be shown.
+fn is_secret(key: &str) -> bool {
+    let secret = ["password", "secret", "pem", "token", "jaas", "oauthbearer.config"];
+    key.contains(".checksum_keys.")
+        || key.starts_with("kafka.properties.")
+            && secret.iter().any(|word| key.replace('_', ".").contains(word))
+}

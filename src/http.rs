@@ -1,0 +1,126 @@
+//! HTTP: the one handler, its answers, and the admin pages.
+
+pub mod admin;
+pub mod answer;
+pub mod receive;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use jiff::Timestamp;
+
+use crate::{delivery::Delivery, metrics::Metrics, moment::Moment, webhook::checksum::Policy};
+
+/// The path of the application `default`; the others' stand below it.
+pub const WEBHOOKS: &str = "/webhooks/clickpesa";
+
+/// Whom webhooks are for.
+#[derive(Debug)]
+pub struct Application {
+    /// Its name in the path and in metrics.
+    pub name: String,
+    /// The CloudEvents `source` of its events.
+    pub source: String,
+    /// What a webhook has to prove.
+    pub policy: Policy,
+}
+
+/// What the relay bears from a sender.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// From the head of a request to its answer.
+    pub answer_within: Duration,
+    /// From the head of a request to the end of its body.
+    pub body_within: Duration,
+    /// Bytes of a body.
+    pub body_max_bytes: usize,
+    /// Lists and objects that stand in each other.
+    pub body_depth_max: usize,
+    /// Events in one body.
+    pub events_max: usize,
+    /// Requests that have no answer yet.
+    pub in_flight_max: usize,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Relay {
+    /// The applications by name.
+    pub applications: BTreeMap<String, Application>,
+    /// Where events go.
+    pub delivery: Delivery,
+    /// Where everything is counted.
+    pub metrics: Arc<Metrics>,
+    /// What it bears.
+    pub limits: Limits,
+    /// What time it is.
+    pub clock: fn() -> Timestamp,
+    /// How the process stands.
+    pub state: State,
+}
+
+impl Relay {
+    /// The application that a path is for.
+    pub fn application(&self, path: &str) -> Option<&Application> {
+        let below = path.strip_prefix(WEBHOOKS)?;
+        match below.strip_suffix('/').unwrap_or(below) {
+            "" => self.applications.get("default"),
+            name => self.applications.get(name.strip_prefix('/')?),
+        }
+    }
+}
+
+/// How the process stands.
+#[derive(Debug, Default)]
+pub struct State {
+    workers: Mutex<Vec<Arc<Moment>>>,
+    in_flight: AtomicUsize,
+    has_topics: AtomicBool,
+    is_draining: AtomicBool,
+}
+
+impl State {
+    /// What a new worker notes its turns in.
+    pub fn add_worker(&self) -> Arc<Moment> {
+        let worker = Arc::new(Moment::never());
+        self.workers.lock().expect("pushing does not panic").push(Arc::clone(&worker));
+        worker
+    }
+
+    /// Whether the event loop of every worker turned no longer ago than this.
+    pub fn is_turning(&self, within: Duration) -> bool {
+        let workers = self.workers.lock().expect("pushing does not panic");
+        !workers.is_empty() && workers.iter().all(|worker| worker.is_within(within))
+    }
+
+    /// Requests that have no answer yet.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    /// The topics are all there.
+    pub fn note_topics(&self) {
+        self.has_topics.store(true, Ordering::Release);
+    }
+
+    /// Whether the topics were found or made.
+    pub fn has_topics(&self) -> bool {
+        self.has_topics.load(Ordering::Acquire)
+    }
+
+    /// From now on nothing new is taken.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Release);
+    }
+
+    /// Whether the process is about to end.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+}

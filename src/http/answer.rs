@@ -1,0 +1,241 @@
+//! The table of answers: the one place where what happened becomes HTTP, labels and a log level.
+
+use std::fmt;
+
+use actix_web::{
+    HttpResponse,
+    http::{StatusCode, header},
+};
+use http_api_problem::HttpApiProblem;
+use serde_json::json;
+
+use crate::{
+    delivery::{Outcome, Published, Unavailable},
+    webhook::{Malformed, checksum::Unauthentic},
+};
+
+/// What a sender is told to wait before it tries again, in seconds.
+pub const RETRY_AFTER_SECONDS: u32 = 5;
+
+/// What happened to a request.
+#[derive(Debug)]
+pub enum Answer {
+    /// Kafka acknowledged every event of it.
+    Published(Vec<Published>),
+    /// The body cannot be a webhook.
+    Malformed(Malformed),
+    /// The body did not arrive whole.
+    BodyBroken,
+    /// It is not proven.
+    Unauthentic(Unauthentic),
+    /// No application is at this path.
+    UnknownPath,
+    /// Only POST is taken.
+    MethodNotAllowed,
+    /// The body took too long.
+    BodyTimeout,
+    /// The body is too large.
+    BodyTooLarge,
+    /// The body has too many events.
+    TooManyEvents,
+    /// An event is over Kafka's limit.
+    EventTooLarge,
+    /// Too many requests have no answer yet.
+    Busy,
+    /// Kafka did not take the events.
+    Unavailable(Unavailable),
+    /// The relay is about to end.
+    Draining,
+    /// A handler panicked.
+    Bug,
+}
+
+/// A line of the table.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// The status.
+    pub status: StatusCode,
+    /// The label `outcome` of the metrics.
+    pub outcome: &'static str,
+    /// The label `reason` of the metrics, and the end of the problem's `type`.
+    pub reason: &'static str,
+    /// The problem's `title`: what is wrong, and what would mend it.
+    pub title: &'static str,
+    /// How loud the log is.
+    pub level: Level,
+}
+
+/// How loud the log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// As it should be.
+    Info,
+    /// The sender's fault.
+    Warn,
+    /// Ours, or Kafka's.
+    Error,
+}
+
+impl Answer {
+    /// The table.
+    pub fn row(&self) -> Row {
+        let rejected = |status, reason, title| Row {
+            status,
+            outcome: "rejected",
+            reason,
+            title,
+            level: Level::Warn,
+        };
+        let failed = |reason, title| Row {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            outcome: "failed",
+            reason,
+            title,
+            level: Level::Error,
+        };
+        match self {
+            Self::Published(_) => Row {
+                status: StatusCode::OK,
+                outcome: "published",
+                reason: "",
+                title: "",
+                level: Level::Info,
+            },
+            Self::Malformed(Malformed::Empty) => {
+                rejected(StatusCode::BAD_REQUEST, "empty", "The body is empty")
+            }
+            Self::Malformed(Malformed::Json(_)) => rejected(
+                StatusCode::BAD_REQUEST,
+                "not_json",
+                "The body is not JSON in UTF-8, or nested too deep",
+            ),
+            Self::Malformed(Malformed::Scalar) => rejected(
+                StatusCode::BAD_REQUEST,
+                "not_a_webhook",
+                "The body is neither an object nor a list",
+            ),
+            Self::BodyBroken => {
+                rejected(StatusCode::BAD_REQUEST, "body_broken", "The body did not arrive whole")
+            }
+            Self::Unauthentic(Unauthentic::Missing) => rejected(
+                StatusCode::UNAUTHORIZED,
+                "checksum_missing",
+                "The webhook carries no checksum where this application expects it",
+            ),
+            Self::Unauthentic(Unauthentic::Wrong) => rejected(
+                StatusCode::UNAUTHORIZED,
+                "checksum_wrong",
+                "No checksum key of this application verifies the webhook",
+            ),
+            Self::UnknownPath => rejected(
+                StatusCode::NOT_FOUND,
+                "unknown_path",
+                "No application is configured at this path",
+            ),
+            Self::MethodNotAllowed => rejected(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "Webhooks are sent with POST",
+            ),
+            Self::BodyTimeout => rejected(
+                StatusCode::REQUEST_TIMEOUT,
+                "body_timeout",
+                "The body did not arrive in time",
+            ),
+            Self::BodyTooLarge => rejected(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The body is over the limit",
+            ),
+            Self::TooManyEvents => rejected(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too_many_events",
+                "The body has more events than the limit",
+            ),
+            Self::EventTooLarge => rejected(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "event_too_large",
+                "An event is over the limit of Kafka",
+            ),
+            Self::Busy => failed("busy", "Too many requests are under way; try again"),
+            Self::Unavailable(Unavailable::Refused(_)) => {
+                failed("kafka_refused", "The event could not be stored; try again")
+            }
+            Self::Unavailable(Unavailable::TimedOut) => {
+                failed("kafka_timeout", "The event could not be stored in time; try again")
+            }
+            Self::Draining => failed("draining", "The relay is shutting down; try again"),
+            Self::Bug => {
+                Row { status: StatusCode::INTERNAL_SERVER_ERROR, ..failed("bug", "Internal error") }
+            }
+        }
+    }
+
+    /// The response.
+    pub fn into_response(self) -> HttpResponse {
+        let Row { status, reason, title, .. } = self.row();
+        let mut response = HttpResponse::build(status);
+        if let Self::Published(events) = self {
+            return response.json(json!({ "status": "published", "events": events }));
+        }
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.insert_header((header::ALLOW, "POST"));
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS.to_string()));
+        }
+        let problem = HttpApiProblem::try_new(status.as_u16())
+            .expect("every status of the table is a valid one")
+            .type_url(format!("urn:clickpesa-relay:problem:{reason}"))
+            .title(title);
+        response.content_type("application/problem+json").body(problem.json_bytes())
+    }
+}
+
+/// What the log says beyond outcome and reason: ids and places, causes; never what a body says.
+impl fmt::Display for Answer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Published(events) => events.iter().enumerate().try_for_each(|(index, event)| {
+                let comma = if index == 0 { "" } else { "," };
+                let Published { id, topic, receipt, .. } = event;
+                write!(formatter, "{comma}{id}@{topic}/{}/{}", receipt.partition, receipt.offset)
+            }),
+            Self::Malformed(cause) => cause.fmt(formatter),
+            Self::Unauthentic(cause) => cause.fmt(formatter),
+            Self::Unavailable(cause) => cause.fmt(formatter),
+            Self::BodyBroken
+            | Self::UnknownPath
+            | Self::MethodNotAllowed
+            | Self::BodyTimeout
+            | Self::BodyTooLarge
+            | Self::TooManyEvents
+            | Self::EventTooLarge
+            | Self::Busy
+            | Self::Draining
+            | Self::Bug => formatter.write_str(self.row().title),
+        }
+    }
+}
+
+impl From<Malformed> for Answer {
+    fn from(cause: Malformed) -> Self {
+        Self::Malformed(cause)
+    }
+}
+
+impl From<Unauthentic> for Answer {
+    fn from(cause: Unauthentic) -> Self {
+        Self::Unauthentic(cause)
+    }
+}
+
+impl From<Outcome> for Answer {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Published(events) => Self::Published(events),
+            Outcome::TooLarge => Self::EventTooLarge,
+            Outcome::Unavailable(cause) => Self::Unavailable(cause),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The one handler: from a request to an answer, step by step.
+
+use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Instant};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{Method, header::HeaderValue},
+    web,
+};
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::timeout_at;
+
+use super::{
+    Application, Limits, Relay,
+    answer::{Answer, Level, Row},
+};
+use crate::{
+    event::normalise::{Circumstances, normalise},
+    webhook::{Unverified, checksum::Proof},
+};
+
+/// Takes any request to the public listener.
+pub async fn receive(
+    request: HttpRequest,
+    body: web::Payload,
+    relay: web::Data<Relay>,
+) -> HttpResponse {
+    let application = relay.application(request.path());
+    let entry = Entry::open(&relay, application);
+    let steps =
+        AssertUnwindSafe(take(&relay, application, &request, body, entry.started)).catch_unwind();
+    let answer = match steps.await {
+        Ok(Ok(answer) | Err(answer)) => answer,
+        Err(_panic) => Answer::Bug,
+    };
+    entry.close(&answer);
+    answer.into_response()
+}
+
+async fn take(
+    relay: &Relay,
+    application: Option<&Application>,
+    request: &HttpRequest,
+    body: web::Payload,
+    started: Instant,
+) -> Result<Answer, Answer> {
+    let application = application.ok_or(Answer::UnknownPath)?;
+    require_post(request)?;
+    require_room(relay)?;
+    let body = read_body(body, &relay.limits, started).await?;
+    let received = (relay.clock)();
+    let webhook = Unverified::parse(&body, relay.limits.body_depth_max)?
+        .authenticate(&application.policy, |name| header(request, name))?;
+    note_proofs(relay, application, webhook.proofs());
+    let circumstances = Circumstances {
+        application: &application.name,
+        source: &application.source,
+        received: &format!("{received:.3}"),
+    };
+    let events = normalise(&webhook, circumstances);
+    if events.len() > relay.limits.events_max {
+        return Err(Answer::TooManyEvents);
+    }
+    let deadline = started + relay.limits.answer_within;
+    Ok(relay.delivery.deliver(&events, received, deadline).await.into())
+}
+
+fn require_post(request: &HttpRequest) -> Result<(), Answer> {
+    if request.method() == Method::POST { Ok(()) } else { Err(Answer::MethodNotAllowed) }
+}
+
+fn require_room(relay: &Relay) -> Result<(), Answer> {
+    if relay.state.is_draining() {
+        Err(Answer::Draining)
+    } else if relay.state.in_flight() > relay.limits.in_flight_max {
+        Err(Answer::Busy)
+    } else {
+        Ok(())
+    }
+}
+
+/// Reads the whole body, within its size and its time.
+async fn read_body(
+    mut body: web::Payload,
+    limits: &Limits,
+    started: Instant,
+) -> Result<Vec<u8>, Answer> {
+    let read = async {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk.map_err(|_broken| Answer::BodyBroken)?;
+            if bytes.len() + chunk.len() > limits.body_max_bytes {
+                return Err(Answer::BodyTooLarge);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    };
+    let deadline = started + limits.body_within;
+    timeout_at(deadline.into(), read).await.unwrap_or(Err(Answer::BodyTimeout))
+}
+
+fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r [u8]> {
+    request.headers().get(name).map(HeaderValue::as_bytes)
+}
+
+fn note_proofs(relay: &Relay, application: &Application, proofs: &[Proof<'_>]) {
+    for proof in proofs {
+        let labels =
+            [&application.name, proof.key_id, proof.placement.as_str(), proof.method.as_str()];
+        relay.metrics.verified.with_label_values(&labels).inc();
+    }
+}
+
+/// A request's line in the books, from its head to its answer.
+///
+/// Closed in `drop` if nowhere else: actix drops a handler whose client went away.
+struct Entry<'r> {
+    relay: &'r Relay,
+    application: &'r str,
+    started: Instant,
+    is_closed: bool,
+}
+
+impl<'r> Entry<'r> {
+    fn open(relay: &'r Relay, application: Option<&'r Application>) -> Self {
+        let application = application.map_or("<unknown>", |application| &application.name);
+        relay.state.in_flight.fetch_add(1, Ordering::AcqRel);
+        relay.metrics.in_flight.inc();
+        relay.metrics.received.with_label_values(&[application]).inc();
+        Self { relay, application, started: Instant::now(), is_closed: false }
+    }
+
+    fn close(mut self, answer: &Answer) {
+        let Row { status, outcome, reason, level, .. } = answer.row();
+        self.count(outcome, reason);
+        let application = self.application;
+        let took_ms = self.started.elapsed().as_secs_f64() * 1e3;
+        match level {
+            Level::Info => tracing::info!(
+                application, status = status.as_u16(), outcome, reason, took_ms,
+                events = %answer, "webhook {outcome}"
+            ),
+            Level::Warn => tracing::warn!(
+                application, status = status.as_u16(), outcome, reason, took_ms, cause = %answer,
+                "webhook {outcome}"
+            ),
+            Level::Error => tracing::error!(
+                application, status = status.as_u16(), outcome, reason, took_ms, cause = %answer,
+                "webhook {outcome}"
+            ),
+        }
+    }
+
+    fn count(&mut self, outcome: &str, reason: &str) {
+        self.is_closed = true;
+        let metrics = &self.relay.metrics;
+        metrics.outcomes.with_label_values(&[self.application, outcome, reason]).inc();
+        let seconds = self.started.elapsed().as_secs_f64();
+        metrics.answer_seconds.with_label_values(&[outcome]).observe(seconds);
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        if !self.is_closed {
+            self.count("abandoned", "client_gone");
+            let application = self.application;
+            tracing::warn!(application, outcome = "abandoned", "the sender went away unanswered");
+        }
+        self.relay.metrics.in_flight.dec();
+        self.relay.state.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}

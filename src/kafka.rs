@@ -1,0 +1,74 @@
+//! Kafka: the only user of `rdkafka`.
+
+pub mod context;
+pub mod embedded;
+pub mod publisher;
+pub mod reader;
+pub mod topics;
+
+use std::{collections::BTreeMap, fmt};
+
+use rdkafka::{ClientConfig, error::KafkaError};
+
+/// What librdkafka is told unless `kafka.properties` says otherwise.
+///
+/// The time-outs bound how long a record may wait in here after its webhook was answered; the
+/// back-off decides how soon the return of a broker is noticed.
+pub const PROPERTIES: [(&str, &str); 15] = [
+    ("acks", "all"),
+    ("enable.idempotence", "true"),
+    ("message.timeout.ms", "8000"),
+    ("request.timeout.ms", "6000"),
+    ("socket.timeout.ms", "10000"),
+    ("reconnect.backoff.ms", "100"),
+    ("reconnect.backoff.max.ms", "1000"),
+    ("socket.connection.setup.timeout.ms", "5000"),
+    ("socket.keepalive.enable", "true"),
+    ("partitioner", "murmur2_random"),
+    ("linger.ms", "0"),
+    ("allow.auto.create.topics", "false"),
+    ("client.id", "clickpesa-relay"),
+    ("client.software.name", "clickpesa-relay"),
+    ("statistics.interval.ms", "1000"),
+];
+
+/// Properties that delivery rests on: changed only with `kafka.allow_weaker_delivery`.
+pub const GUARDED: [&str; 9] = [
+    "acks",
+    "request.required.acks",
+    "enable.idempotence",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "request.timeout.ms",
+    "socket.timeout.ms",
+    "reconnect.backoff.ms",
+    "reconnect.backoff.max.ms",
+];
+
+/// A connection's settings: librdkafka's properties, `bootstrap.servers` among them.
+#[derive(Clone, Default)]
+pub struct Properties(pub BTreeMap<String, String>);
+
+/// Names only: the values may be secret.
+impl fmt::Debug for Properties {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// librdkafka does not take the properties.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the Kafka client: {0}; look at [kafka.properties]")]
+pub struct ClientError(#[source] KafkaError);
+
+/// The configuration of a client: what librdkafka is told, with `properties` on top.
+fn client_config(properties: &Properties) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in PROPERTIES {
+        config.set(name, value);
+    }
+    for (name, value) in &properties.0 {
+        config.set(name, value);
+    }
+    config
+}

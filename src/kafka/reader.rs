@@ -1,0 +1,133 @@
+//! Reads topics from their start or their end, without a consumer group.
+
+use std::{fmt, time::Duration};
+
+use rdkafka::{
+    Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    message::Headers,
+};
+
+use super::{Properties, client_config};
+
+/// How long a broker may take to say what is there.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum From {
+    /// At the oldest record that is kept.
+    Start,
+    /// Behind the newest record.
+    End,
+}
+
+/// A record as it stands in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// Name of the topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
+    /// The record's timestamp, in milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+    /// The key.
+    pub key: Vec<u8>,
+    /// Names and values.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// A reader of topics.
+pub struct Reader {
+    consumer: BaseConsumer,
+    /// The partitions not yet read to the offset at which they ended when reading began.
+    unread: Vec<(String, i32, i64)>,
+}
+
+impl Reader {
+    /// Begins to read every partition of these topics; blocks until it is known where they end.
+    ///
+    /// # Errors
+    /// When Kafka cannot be reached, or a topic is not there.
+    pub fn open(
+        properties: &Properties,
+        topics: &[String],
+        from: From,
+    ) -> Result<Self, KafkaError> {
+        let consumer: BaseConsumer = client_config(properties)
+            .set("group.id", "clickpesa-relay-tail")
+            .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "100")
+            .create()?;
+        let mut assignment = TopicPartitionList::new();
+        let mut unread = Vec::new();
+        for topic in topics {
+            let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
+            for found in metadata.topics() {
+                if let Some(error) = found.error() {
+                    return Err(KafkaError::MetadataFetch(error.into()));
+                }
+                for partition in found.partitions() {
+                    let id = partition.id();
+                    let (low, high) = consumer.fetch_watermarks(topic, id, REQUEST_TIMEOUT)?;
+                    let offset = match from {
+                        From::Start => low,
+                        From::End => high,
+                    };
+                    if offset < high {
+                        unread.push((topic.clone(), id, high));
+                    }
+                    assignment.add_partition_offset(topic, id, Offset::Offset(offset))?;
+                }
+            }
+        }
+        consumer.assign(&assignment)?;
+        Ok(Self { consumer, unread })
+    }
+
+    /// The next record, if there is one within the time; blocks that long.
+    ///
+    /// # Errors
+    /// When librdkafka reports one.
+    pub fn next(&mut self, within: Duration) -> Result<Option<StoredRecord>, KafkaError> {
+        let message = match self.consumer.poll(within) {
+            None | Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+            Some(message) => message?,
+        };
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        self.unread.retain(|(unread, id, end)| {
+            unread != topic || *id != partition || offset.saturating_add(1) < *end
+        });
+        let headers = message.headers().map_or_else(Vec::new, |headers| {
+            let header = |header: rdkafka::message::Header<'_, &[u8]>| {
+                (header.key.to_owned(), header.value.unwrap_or_default().to_vec())
+            };
+            headers.iter().map(header).collect()
+        });
+        Ok(Some(StoredRecord {
+            topic: topic.to_owned(),
+            partition,
+            offset,
+            timestamp_ms: message.timestamp().to_millis(),
+            key: message.key().unwrap_or_default().to_vec(),
+            headers,
+            value: message.payload().unwrap_or_default().to_vec(),
+        }))
+    }
+
+    /// Whether everything was read that was there when reading began.
+    pub fn is_at_end(&self) -> bool {
+        self.unread.is_empty()
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Reader").field("unread", &self.unread).finish_non_exhaustive()
+    }
+}

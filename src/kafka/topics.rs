@@ -1,0 +1,242 @@
+//! The topics: their names, and whether they are there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    error::{KafkaError, RDKafkaErrorCode},
+};
+
+use super::{ClientError, Properties, client_config};
+use crate::event::kind::Kind;
+
+/// How long a broker may take for one request about topics.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which topics there have to be, and how a missing one is made.
+#[derive(Debug, Clone)]
+pub struct Topics {
+    /// The name of each kind's topic.
+    pub names: BTreeMap<&'static str, String>,
+    /// The topic that gets every event as well.
+    pub all: Option<String>,
+    /// Whether a missing topic is created.
+    pub create: bool,
+    /// Partitions of a created topic.
+    pub partitions: i32,
+    /// Replicas of a created topic; -1 leaves it to the broker.
+    pub replication_factor: i32,
+    /// Retention of a created topic, by the suffix; the broker's own where none is given.
+    pub retention: BTreeMap<&'static str, Duration>,
+}
+
+/// A topic as it was found or made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicState {
+    /// Its name.
+    pub name: String,
+    /// Its partitions, 0 where it is missing.
+    pub partitions: usize,
+    /// What was found or done.
+    pub finding: Finding,
+}
+
+/// What was found or done about a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// It was there.
+    Exists,
+    /// It was made.
+    Created,
+    /// It is not there.
+    Missing,
+}
+
+/// Why the topics are not as they have to be.
+#[derive(Debug, thiserror::Error)]
+pub enum TopicsError {
+    /// No broker answered; a later try may work.
+    #[error("cannot reach Kafka to look at topic `{topic}`: {cause}")]
+    Unreachable {
+        /// The topic asked for.
+        topic: String,
+        /// What librdkafka says.
+        cause: KafkaError,
+    },
+    /// The broker does not let us see the topic.
+    #[error(
+        "cannot look at topic `{topic}`: {code}; allow this user to DESCRIBE and WRITE the topic"
+    )]
+    Forbidden {
+        /// The topic.
+        topic: String,
+        /// The broker's answer.
+        code: RDKafkaErrorCode,
+    },
+    /// The topic is not there, and creation is off.
+    #[error(
+        "topic `{topic}` does not exist and `kafka.topics.create` is off; \
+         create it, or run `clickpesa-relay topics create`"
+    )]
+    Missing {
+        /// The topic.
+        topic: String,
+    },
+    /// The broker did not create the topic.
+    #[error(
+        "cannot create topic `{topic}`: {code}; \
+         create it yourself and set `kafka.topics.create = false`, or mend `kafka.topics`"
+    )]
+    Create {
+        /// The topic.
+        topic: String,
+        /// The broker's answer.
+        code: RDKafkaErrorCode,
+    },
+}
+
+impl TopicsError {
+    /// Whether a later try may work with nothing changed.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+impl Topics {
+    /// The name of a kind's topic.
+    pub fn name(&self, kind: Kind) -> &str {
+        self.names.get(kind.suffix()).map(String::as_str).expect("every kind has a topic")
+    }
+
+    /// Every name once, with the retention that it is created with.
+    pub fn distinct(&self) -> BTreeMap<&str, Option<Duration>> {
+        let kinds = self.names.iter().map(|(suffix, name)| (name, suffix));
+        let all = self.all.iter().map(|name| (name, &"all"));
+        let retention = |suffix: &&str| self.retention.get(suffix).copied();
+        kinds.chain(all).map(|(name, suffix)| (name.as_str(), retention(suffix))).collect()
+    }
+}
+
+/// Asks a cluster about topics, and makes them.
+pub struct TopicAdmin(AdminClient<DefaultClientContext>);
+
+impl TopicAdmin {
+    /// A client with these properties on top of the relay's own.
+    ///
+    /// # Errors
+    /// When librdkafka does not take the properties.
+    pub fn new(properties: &Properties) -> Result<Self, ClientError> {
+        client_config(properties).create().map(Self).map_err(ClientError)
+    }
+
+    /// Looks at every topic, and makes what is missing where that is allowed.
+    ///
+    /// # Errors
+    /// At the first topic that is not there in the end.
+    pub async fn prepare(&self, topics: &Topics) -> Result<Vec<TopicState>, TopicsError> {
+        let mut states = self.look(topics)?;
+        if topics.create {
+            self.create_missing(topics, &mut states).await?;
+        }
+        match states.iter().find(|state| state.finding == Finding::Missing) {
+            Some(state) => Err(TopicsError::Missing { topic: state.name.clone() }),
+            None => Ok(states),
+        }
+    }
+
+    /// Looks at every topic; blocks for the time of the requests.
+    ///
+    /// # Errors
+    /// When the cluster does not answer, or does not let us look.
+    pub fn look(&self, topics: &Topics) -> Result<Vec<TopicState>, TopicsError> {
+        topics.distinct().into_keys().map(|name| self.look_at(name)).collect()
+    }
+
+    fn look_at(&self, name: &str) -> Result<TopicState, TopicsError> {
+        let topic = name.to_owned();
+        let metadata = self
+            .0
+            .inner()
+            .fetch_metadata(Some(name), REQUEST_TIMEOUT)
+            .map_err(|cause| TopicsError::Unreachable { topic: topic.clone(), cause })?;
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        let state = |partitions, finding| TopicState { name: topic.clone(), partitions, finding };
+        match found.map(|found| (found, found.error().map(RDKafkaErrorCode::from))) {
+            Some((found, None)) => Ok(state(found.partitions().len(), Finding::Exists)),
+            None | Some((_, Some(RDKafkaErrorCode::UnknownTopicOrPartition))) => {
+                Ok(state(0, Finding::Missing))
+            }
+            Some((_, Some(RDKafkaErrorCode::TopicAuthorizationFailed))) => {
+                let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+                Err(TopicsError::Forbidden { topic: topic.clone(), code })
+            }
+            Some((_, Some(code))) => {
+                let cause = KafkaError::MetadataFetch(code);
+                Err(TopicsError::Unreachable { topic: topic.clone(), cause })
+            }
+        }
+    }
+
+    async fn create_missing(
+        &self,
+        topics: &Topics,
+        states: &mut [TopicState],
+    ) -> Result<(), TopicsError> {
+        let missing: BTreeSet<_> = states
+            .iter()
+            .filter(|s| s.finding == Finding::Missing)
+            .map(|s| s.name.clone())
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let retention: BTreeMap<_, _> = topics
+            .distinct()
+            .into_iter()
+            .map(|(name, kept)| (name, kept.map(|kept| kept.as_millis().to_string())))
+            .collect();
+        let wanted: Vec<_> = missing
+            .iter()
+            .map(|name| {
+                let replication = TopicReplication::Fixed(topics.replication_factor);
+                let topic = NewTopic::new(name, topics.partitions, replication);
+                match retention.get(name.as_str()).and_then(Option::as_deref) {
+                    Some(milliseconds) => topic.set("retention.ms", milliseconds),
+                    None => topic,
+                }
+            })
+            .collect();
+        let options = AdminOptions::new()
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .operation_timeout(Some(REQUEST_TIMEOUT));
+        let topic = missing.first().cloned().unwrap_or_default();
+        let results = self
+            .0
+            .create_topics(&wanted, &options)
+            .await
+            .map_err(|cause| TopicsError::Unreachable { topic, cause })?;
+        for result in results {
+            match result {
+                // Another instance that starts at the same time may have been faster.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => return Err(TopicsError::Create { topic, code }),
+            }
+        }
+        for state in states.iter_mut().filter(|state| missing.contains(&state.name)) {
+            state.finding = Finding::Created;
+            state.partitions = usize::try_from(topics.partitions).unwrap_or(0);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for TopicAdmin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("TopicAdmin")
+    }
+}

@@ -1,0 +1,145 @@
+//! Every metric, as one struct with a registry of its own.
+//!
+//! The books balance: received = the sum of the outcomes + in flight.
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+use rdkafka::Statistics;
+
+/// Seconds, from a quarter of a millisecond to the ten seconds past every deadline.
+const SECONDS: [f64; 15] =
+    [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Every metric of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests that came in, by application.
+    pub received: IntCounterVec,
+    /// Requests that ended, by application, outcome and reason.
+    pub outcomes: IntCounterVec,
+    /// Requests that came in and have not ended.
+    pub in_flight: IntGauge,
+    /// Seconds from the head of the request to the answer, by outcome.
+    pub answer_seconds: HistogramVec,
+    /// Seconds from handing records to the producer to the last delivery report.
+    pub publish_seconds: Histogram,
+    /// Events that Kafka acknowledged, by type.
+    pub published_events: IntCounterVec,
+    /// Checksums that held, by application, key, placement and method.
+    pub verified: IntCounterVec,
+    queue_records: IntGauge,
+    queue_bytes: IntGauge,
+    broker_up: IntGaugeVec,
+    broker_round_trip: IntGaugeVec,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let counter = |name, help, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(options(name, help), labels))
+        };
+        let gauge = |name, help| register(&registry, IntGauge::with_opts(options(name, help)));
+        let gauge_vec = |name, help, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(options(name, help), labels))
+        };
+        let histogram =
+            |name, help| HistogramOpts::from(options(name, help)).buckets(SECONDS.to_vec());
+        Self {
+            received: counter(
+                "received_total",
+                "Requests that came in, by application",
+                &["application"],
+            ),
+            outcomes: counter(
+                "outcomes_total",
+                "Requests that ended: published, rejected, failed or abandoned, with the reason",
+                &["application", "outcome", "reason"],
+            ),
+            in_flight: gauge("in_flight", "Requests that came in and have not ended"),
+            answer_seconds: register(
+                &registry,
+                HistogramVec::new(
+                    histogram("answer_seconds", "From the head of a request to its answer"),
+                    &["outcome"],
+                ),
+            ),
+            publish_seconds: register(
+                &registry,
+                Histogram::with_opts(histogram(
+                    "publish_seconds",
+                    "From handing a webhook's records to the producer to their last report",
+                )),
+            ),
+            published_events: counter(
+                "published_events_total",
+                "Events that Kafka acknowledged, by type",
+                &["type"],
+            ),
+            verified: counter(
+                "verified_total",
+                "Checksums that held, by application, key, placement and method",
+                &["application", "key", "placement", "method"],
+            ),
+            queue_records: gauge(
+                "kafka_queue_records",
+                "Records that librdkafka holds, waiting or under way",
+            ),
+            queue_bytes: gauge("kafka_queue_bytes", "Bytes of the records that librdkafka holds"),
+            broker_up: gauge_vec(
+                "kafka_broker_up",
+                "Whether the connection to a broker stands, by broker id",
+                &["broker"],
+            ),
+            broker_round_trip: gauge_vec(
+                "kafka_broker_round_trip_microseconds",
+                "99th percentile of the round trip to a broker in the last second",
+                &["broker"],
+            ),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// Everything, in Prometheus' text format.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::new();
+        TextEncoder::new()
+            .encode(&self.registry.gather(), &mut text)
+            .expect("a text of our own metrics can be written to memory");
+        text
+    }
+
+    /// Takes what an operator needs from librdkafka's statistics.
+    pub fn note_statistics(&self, statistics: &Statistics) {
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.queue_records.set(gauge(statistics.msg_cnt));
+        self.queue_bytes.set(gauge(statistics.msg_size));
+        // Bootstrap connections have no id of their own.
+        for broker in statistics.brokers.values().filter(|broker| broker.nodeid >= 0) {
+            let id = broker.nodeid.to_string();
+            let is_up = broker.state == "UP";
+            self.broker_up.with_label_values(&[&id]).set(i64::from(is_up));
+            if let Some(round_trip) = broker.rtt.as_ref().filter(|window| window.cnt > 0) {
+                self.broker_round_trip.with_label_values(&[&id]).set(round_trip.p99);
+            }
+        }
+    }
+}
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("clickpesa_relay")
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
+    let collector = collector.expect("names and labels are constants, and valid");
+    registry.register(Box::new(collector.clone())).expect("every name is registered once");
+    collector
+}
