@@ -101,11 +101,15 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<Left, StartError> {
     let metrics = Arc::new(Metrics::default());
-    let publisher = Publisher::new(&settings.kafka.properties, Arc::clone(&metrics))?;
+    let mut properties = settings.kafka.properties;
+    // A record that outlives its answer would be sent for a sender who was told to try again.
+    let answer_within = settings.http.limits.answer_within.as_millis().to_string();
+    properties.0.entry("message.timeout.ms".to_owned()).or_insert(answer_within);
+    let publisher = Publisher::new(&properties, Arc::clone(&metrics))?;
     if settings.kafka.allow_weaker_delivery {
         tracing::warn!("kafka.allow_weaker_delivery is on: a 2xx may be worth less than promised");
     }
-    let admin = Arc::new(TopicAdmin::new(&settings.kafka.properties)?);
+    let admin = Arc::new(TopicAdmin::new(&properties)?);
     let relay = web::Data::new(Relay {
         applications: settings.applications,
         delivery: Delivery {
@@ -230,7 +234,7 @@ async fn prepare_topics(
 /// Takes nothing new, finishes what is under way, and sees that every record has its report.
 async fn drain(relay: &web::Data<Relay>, public: &ServerHandle, within: Duration) -> Left {
     let deadline = Instant::now() + within;
-    tracing::info!(in_flight = relay.state.in_flight(), "shutting down");
+    tracing::info!(in_flight = relay.metrics.in_flight(), "shutting down");
     relay.state.drain();
     if timeout_at(deadline.into(), public.stop(true)).await.is_err() {
         tracing::error!("requests are still under way at the deadline of the shutdown");
@@ -239,5 +243,5 @@ async fn drain(relay: &web::Data<Relay>, public: &ServerHandle, within: Duration
     let left = deadline.saturating_duration_since(Instant::now());
     let flush = spawn_blocking(move || shared.delivery.publisher.flush(left));
     let records = flush.await.expect("flushing does not panic");
-    Left { requests: relay.state.in_flight(), records }
+    Left { requests: relay.metrics.in_flight(), records }
 }

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -80,7 +80,6 @@ impl Relay {
 #[derive(Debug, Default)]
 pub struct State {
     workers: Mutex<Vec<Arc<Moment>>>,
-    in_flight: AtomicUsize,
     has_topics: AtomicBool,
     is_draining: AtomicBool,
 }
@@ -97,11 +96,6 @@ impl State {
     pub fn is_turning(&self, within: Duration) -> bool {
         let workers = self.workers.lock().expect("pushing does not panic");
         !workers.is_empty() && workers.iter().all(|worker| worker.is_within(within))
-    }
-
-    /// Requests that have no answer yet.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Acquire)
     }
 
     /// The topics are all there.

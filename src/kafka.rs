@@ -12,12 +12,10 @@ use rdkafka::{ClientConfig, error::KafkaError};
 
 /// What librdkafka is told unless `kafka.properties` says otherwise.
 ///
-/// The time-outs bound how long a record may wait in here after its webhook was answered; the
-/// back-off decides how soon the return of a broker is noticed.
-pub const PROPERTIES: [(&str, &str); 15] = [
+/// `message.timeout.ms` is added by `app`: as long as an answer may take. The back-off decides how soon the return of a broker is noticed.
+pub const PROPERTIES: [(&str, &str); 14] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
-    ("message.timeout.ms", "8000"),
     ("request.timeout.ms", "6000"),
     ("socket.timeout.ms", "10000"),
     ("reconnect.backoff.ms", "100"),
@@ -66,6 +64,11 @@ fn client_config(properties: &Properties) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in PROPERTIES {
         config.set(name, value);
+    }
+    let is_set = |name: &str| properties.0.contains_key(name);
+    if is_set("security.protocol") && !is_set("ssl.ca.location") && !is_set("ssl.ca.pem") {
+        // The OpenSSL that is built in does not know where this system keeps its authorities.
+        config.set("ssl.ca.location", "probe");
     }
     for (name, value) in &properties.0 {
         config.set(name, value);

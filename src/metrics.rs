@@ -105,6 +105,11 @@ impl Default for Metrics {
 }
 
 impl Metrics {
+    /// Requests that came in and have not ended.
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.in_flight.get()).unwrap_or(0)
+    }
+
     /// Everything, in Prometheus' text format.
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::new();

@@ -7,7 +7,7 @@ use actix_web::{
     http::{StatusCode, header},
 };
 use http_api_problem::HttpApiProblem;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{
     delivery::{Outcome, Published, Unavailable},
@@ -176,7 +176,7 @@ impl Answer {
         let Row { status, reason, title, .. } = self.row();
         let mut response = HttpResponse::build(status);
         if let Self::Published(events) = self {
-            return response.json(json!({ "status": "published", "events": events }));
+            return response.json(PublishedBody { status: "published", events: &events });
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.insert_header((header::ALLOW, "POST"));
@@ -190,6 +190,13 @@ impl Answer {
             .title(title);
         response.content_type("application/problem+json").body(problem.json_bytes())
     }
+}
+
+/// The body of a 2xx.
+#[derive(Serialize)]
+struct PublishedBody<'a> {
+    status: &'static str,
+    events: &'a [Published],
 }
 
 /// What the log says beyond outcome and reason: ids and places, causes; never what a body says.

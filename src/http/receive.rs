@@ -1,6 +1,6 @@
 //! The one handler: from a request to an answer, step by step.
 
-use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Instant};
+use std::{panic::AssertUnwindSafe, time::Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -72,7 +72,7 @@ fn require_post(request: &HttpRequest) -> Result<(), Answer> {
 fn require_room(relay: &Relay) -> Result<(), Answer> {
     if relay.state.is_draining() {
         Err(Answer::Draining)
-    } else if relay.state.in_flight() > relay.limits.in_flight_max {
+    } else if relay.metrics.in_flight() > relay.limits.in_flight_max {
         Err(Answer::Busy)
     } else {
         Ok(())
@@ -125,7 +125,6 @@ struct Entry<'r> {
 impl<'r> Entry<'r> {
     fn open(relay: &'r Relay, application: Option<&'r Application>) -> Self {
         let application = application.map_or("<unknown>", |application| &application.name);
-        relay.state.in_flight.fetch_add(1, Ordering::AcqRel);
         relay.metrics.in_flight.inc();
         relay.metrics.received.with_label_values(&[application]).inc();
         Self { relay, application, started: Instant::now(), is_closed: false }
@@ -169,6 +168,5 @@ impl Drop for Entry<'_> {
             tracing::warn!(application, outcome = "abandoned", "the sender went away unanswered");
         }
         self.relay.metrics.in_flight.dec();
-        self.relay.state.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 }
