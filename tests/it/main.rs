@@ -1,3 +1,8 @@
 //! Everything that is seen from outside: one binary, so that it links once.
 
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helpers too")]
+#![allow(clippy::print_stdout, reason = "seeds are printed, so that a failure can be repeated")]
+
+mod golden;
+mod support;
 mod vectors;
