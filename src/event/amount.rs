@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use bigdecimal::BigDecimal;
+use bigdecimal::{BigDecimal, Zero};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -11,6 +11,9 @@ use crate::webhook::json::{Json, Value};
 /// The most digits that an amount may have when written out: an exponent must not be able to
 /// ask for gigabytes of zeros.
 pub const AMOUNT_DIGITS_MAX: usize = 64;
+
+/// The longest text that is looked at: room for all digits, and for an exponent of any form.
+const TEXT_MAX: usize = 2 * AMOUNT_DIGITS_MAX;
 
 /// An exact decimal written without an exponent, with the decimals that it came with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -46,10 +49,16 @@ impl Amount {
     /// For a text that is no decimal number of at most [`AMOUNT_DIGITS_MAX`] digits.
     pub fn parse(text: &str) -> Result<Self, NotAnAmount> {
         let numeric = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
-        if text.len() > AMOUNT_DIGITS_MAX + 2 || !text.bytes().all(numeric) {
+        // BigDecimal would read `.-5` as `-.5`.
+        let has_sign_inside = [".-", ".+"].iter().any(|inside| text.contains(inside));
+        if text.len() > TEXT_MAX || !text.bytes().all(numeric) || has_sign_inside {
             return Err(NotAnAmount);
         }
-        let decimal = BigDecimal::from_str(text).map_err(|_not_a_number| NotAnAmount)?;
+        let mut decimal = BigDecimal::from_str(text).map_err(|_not_a_number| NotAnAmount)?;
+        if decimal.is_zero() {
+            // 0e9 is one digit, not ten; 0.00 keeps its decimals.
+            decimal = decimal.with_scale(decimal.fractional_digit_count().max(0));
+        }
         let scale = decimal.fractional_digit_count();
         let integer_digits = (decimal.digits() as i64).saturating_sub(scale).max(1);
         if integer_digits.saturating_add(scale.max(0)) > AMOUNT_DIGITS_MAX as i64 {
