@@ -143,6 +143,9 @@ fn is_success(data: &Data<'_>) -> bool {
     ["SUCCESS", "SETTLED"].iter().any(|success| status.eq_ignore_ascii_case(success))
 }
 
+/// The members that may hold the transaction's id, the best one first.
+const TRANSACTION_ID: [&str; 3] = ["id", "paymentId", "transactionId"];
+
 /// The id: of the transaction's state where ClickPesa names it, of the whole content otherwise.
 /// Nothing else goes in, so that a repeat has the same id for ever, on every instance.
 fn id(application: &str, kind: Kind, data: &Data<'_>, payload: &Json<'_>) -> String {
@@ -154,19 +157,33 @@ fn id(application: &str, kind: Kind, data: &Data<'_>, payload: &Json<'_>) -> Str
     };
     add(application.as_bytes());
     add(kind.suffix().as_bytes());
-    match (kind, data.transaction_id, data.status, data.updated_at) {
-        (Kind::Unrecognized, ..) | (_, None, ..) | (_, _, None, _) | (_, _, _, None) => {
-            add(data.event.unwrap_or_default().as_bytes());
-            add(&canonical(payload));
-        }
-        (_, Some(transaction), Some(status), Some(updated_at)) => {
-            for part in [transaction, status, updated_at] {
+    match state(data, payload) {
+        Some(state) if kind != Kind::Unrecognized => {
+            for part in state {
                 add(part.as_bytes());
             }
+        }
+        _ => {
+            add(data.event.unwrap_or_default().as_bytes());
+            add(&canonical(payload));
         }
     }
     let digest: [u8; 32] = hash.finalize().into();
     const_hex::encode(&digest[..16])
+}
+
+/// Transaction id, status and time of update, if each says something: what lacks one of them
+/// must not be taken for another that lacks the same one.
+fn state<'a>(data: &Data<'a>, payload: &Json<'_>) -> Option<[&'a str; 3]> {
+    let said = |part: Option<&'a str>| part.filter(|text| !text.trim().is_empty());
+    let state = [said(data.transaction_id)?, said(data.status)?, said(data.updated_at)?];
+    // A checksum covers the value of a number and not its digits, so 1 and 1.0 may not differ.
+    let is_number = |name| {
+        let member = payload.as_object().and_then(|members| members.get(name));
+        member.is_some_and(|json| matches!(json.value, Value::Number(_)))
+    };
+    let has_number = TRANSACTION_ID.into_iter().chain(["status", "updatedAt"]).any(is_number);
+    (!has_number).then_some(state)
 }
 
 /// Whether a reference can be a CloudEvents attribute: not empty, no control characters.
@@ -201,7 +218,7 @@ impl Reader {
         let mut data = Data {
             reason: None,
             event: None,
-            transaction_id: self.text(of, &["id", "paymentId", "transactionId"]),
+            transaction_id: self.text(of, &TRANSACTION_ID),
             order_reference: self.text(of, &["orderReference"]),
             payment_reference: self.text(of, &["paymentReference"]),
             status: self.text(of, &["status"]),
