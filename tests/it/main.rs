@@ -5,5 +5,6 @@
 
 mod differential;
 mod golden;
+mod properties;
 mod support;
 mod vectors;
