@@ -75,7 +75,7 @@ pub struct Data<'a> {
     /// Why the event is in `unrecognized`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// ClickPesa's name of the event, where the relay does not know it.
+    /// ClickPesa's name of an event that is in `unrecognized`, known or not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<&'a str>,
     /// ClickPesa's id of the transaction.

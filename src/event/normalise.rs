@@ -129,10 +129,20 @@ impl<'a> Occurrence<'a> {
         }
         let kind = match self.name {
             Some(name) => Kind::of_event(name).ok_or(Reason::UnknownEvent)?,
-            None if self.form == Form::Flat && is_success(data) => Kind::CheckoutCompleted,
+            None if self.is_callback() && is_success(data) => Kind::CheckoutCompleted,
             None => return Err(Reason::NoEvent),
         };
         data.reason.map_or(Ok(kind), Err)
+    }
+
+    /// Whether this has the form of a checkout's callback, which has no word of an event: one
+    /// that cannot be read is still one.
+    fn is_callback(&self) -> bool {
+        let has = |body: &Object<'_>, name| {
+            body.get(name).is_some_and(|json| !matches!(json.value, Value::Null))
+        };
+        let body = self.payload.as_object().filter(|_| self.form == Form::Flat);
+        body.is_some_and(|body| !has(body, "event") && !has(body, "eventType"))
     }
 }
 
@@ -186,15 +196,19 @@ fn state<'a>(data: &Data<'a>, payload: &Json<'_>) -> Option<[&'a str; 3]> {
     (!has_number).then_some(state)
 }
 
-/// Whether a reference can be a CloudEvents attribute: not empty, no control characters.
+/// Whether a reference can be a CloudEvents attribute: not blank, no control characters.
 fn is_subject(reference: &str) -> bool {
-    !reference.is_empty() && !reference.contains(char::is_control)
+    !reference.trim().is_empty() && !reference.contains(char::is_control)
 }
 
 /// The time of what happened as RFC 3339, kept as it was written where it was written so.
 fn time<'a>(data: &Data<'a>) -> Option<Cow<'a, str>> {
     [data.updated_at, data.created_at].into_iter().flatten().find_map(|text| {
+        // RFC 3339 has no years before 0000, jiff has, with a minus.
         let utc = text.parse::<Timestamp>().ok()?.to_string();
+        if utc.starts_with('-') {
+            return None;
+        }
         let to_the_second = utc.get(.."2024-04-10T18:22:56".len())?;
         let is_rfc3339 =
             text.starts_with(to_the_second) && text.ends_with('Z') && !text.contains(',');
