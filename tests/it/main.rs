@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "seeds are printed, so that a failure can be repeated")]
 
 mod differential;
+mod drift;
 mod golden;
 mod properties;
 mod support;
