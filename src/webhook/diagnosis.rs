@@ -5,7 +5,10 @@ use std::fmt;
 use super::{
     Unverified,
     canonical::{canonical, legacy},
-    checksum::{ChecksumHeader, Key, Method, Placement, checksum_bytes, claimed_checksum},
+    checksum::{
+        ChecksumHeader, Key, Method, Placement, Unauthentic, checksum_bytes, claimed_checksum,
+    },
+    json::Json,
 };
 
 /// What is the matter with a webhook's checksum.
@@ -46,39 +49,61 @@ pub fn diagnose<'h>(
     headers: &[ChecksumHeader],
     header: impl Fn(&str) -> Option<&'h [u8]>,
 ) -> Diagnosis {
-    let body = Some(webhook.root());
-    let data = webhook.root().as_object().and_then(|root| root.get("data"));
-    let mut claims = Vec::new();
-    for (json, placement) in [(body, Placement::Root), (data, Placement::Data)] {
-        let claimed = json.and_then(|json| claimed_checksum(json.as_object()?).ok());
-        claims.extend(claimed.map(|claimed| (claimed, placement)));
-    }
-    for ChecksumHeader { name, .. } in headers {
-        claims.extend(header(name).map(|claimed| (claimed, Placement::Header)));
-    }
-    let mut texts = vec![(webhook.body().to_vec(), Scope::Body, Method::Raw)];
-    for (json, scope) in [(body, Scope::Body), (data, Scope::Data)] {
-        if let Some((json, members)) = json.and_then(|json| Some((json, json.as_object()?))) {
+    let root = webhook.root();
+    let bodies: Vec<_> = elements(root).iter().collect();
+    let data: Vec<_> =
+        bodies.iter().filter_map(|body| body.as_object()?.get("data")).flat_map(elements).collect();
+    let mut texts = vec![
+        (webhook.body().to_vec(), Scope::Body, Method::Raw),
+        (canonical(root), Scope::Body, Method::Canonical),
+    ];
+    for (parts, scope) in [(&bodies, Scope::Body), (&data, Scope::Data)] {
+        for (json, members) in parts.iter().filter_map(|json| Some((json, json.as_object()?))) {
             texts.push((canonical(json), scope, Method::Canonical));
             texts.push((legacy(members), scope, Method::Legacy));
         }
     }
-    let mut diagnosis = Diagnosis::NoChecksum;
-    for (claimed, placement) in claims {
-        let Some(checksum) = checksum_bytes(claimed) else {
-            diagnosis = Diagnosis::NotHexadecimal(placement);
-            continue;
+    let judge = |claimed, placement| {
+        let checksum = match claimed {
+            Err(Unauthentic::Missing) => return Diagnosis::NoChecksum,
+            Err(Unauthentic::Wrong) => None,
+            Ok(claimed) => checksum_bytes(claimed),
         };
-        for key in keys {
-            let near = texts.iter().find(|(text, ..)| key.verifies(text, &checksum));
-            if let Some(&(_, scope, method)) = near {
-                let key_id = key.id().to_owned();
-                return Diagnosis::Near { key_id, placement, scope, method };
-            }
-        }
-        diagnosis = Diagnosis::Unrelated(placement);
+        let Some(checksum) = checksum else { return Diagnosis::NotHexadecimal(placement) };
+        let near = keys.iter().find_map(|key| {
+            let &(_, scope, method) =
+                texts.iter().find(|(text, ..)| key.verifies(text, &checksum))?;
+            Some(Diagnosis::Near { key_id: key.id().to_owned(), placement, scope, method })
+        });
+        near.unwrap_or(Diagnosis::Unrelated(placement))
+    };
+    // In a placement every element of a list has to hold, so the farthest is the reason; and one
+    // placement is enough, so the nearest is.
+    let mut placements = Vec::new();
+    for (parts, placement) in [(&bodies, Placement::Root), (&data, Placement::Data)] {
+        let claims = parts
+            .iter()
+            .map(|json| json.as_object().ok_or(Unauthentic::Missing).and_then(claimed_checksum));
+        placements.extend(claims.map(|claimed| judge(claimed, placement)).min_by_key(nearness));
     }
-    diagnosis
+    let claims = headers.iter().filter_map(|ChecksumHeader { name, .. }| header(name));
+    placements.extend(claims.map(|claimed| judge(Ok(claimed), Placement::Header)));
+    placements.into_iter().rev().max_by_key(nearness).unwrap_or(Diagnosis::NoChecksum)
+}
+
+/// The elements of a list, or the one thing that is no list.
+fn elements<'j, 'a>(json: &'j Json<'a>) -> &'j [Json<'a>] {
+    json.as_array().unwrap_or(std::slice::from_ref(json))
+}
+
+/// How much a diagnosis explains.
+fn nearness(diagnosis: &Diagnosis) -> u8 {
+    match diagnosis {
+        Diagnosis::NoChecksum => 0,
+        Diagnosis::NotHexadecimal(_) => 1,
+        Diagnosis::Unrelated(_) => 2,
+        Diagnosis::Near { .. } => 3,
+    }
 }
 
 impl fmt::Display for Diagnosis {
