@@ -13,12 +13,12 @@ use std::{
     time::Duration,
 };
 
-use config::{Config, ConfigError, Environment, File, FileFormat, Map, Value};
+use config::{Config, ConfigError, Environment, File, FileFormat, Map, Value, ValueKind};
 use tracing_subscriber::filter::Targets;
 
 use self::{
     meaning::{ADDRESS, application, http, kafka, log, parse_address},
-    section::{Section, flatten, origin},
+    section::{Section, flatten, origin, with_dots},
 };
 use crate::{
     http::{Application, Limits},
@@ -133,13 +133,14 @@ impl fmt::Display for Mistakes {
     }
 }
 
-/// What was read, as written.
-#[derive(Debug)]
-pub struct Written {
-    /// Everything but the applications.
-    relay: Map<String, Value>,
-    /// The applications that were named, completed from the reference.
-    applications: BTreeMap<String, Map<String, Value>>,
+/// What was read, as written, the applications completed from the reference.
+pub struct Written(Map<String, Value>);
+
+/// As `check-config` prints it: without the secrets.
+impl fmt::Debug for Written {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.in_force()).finish()
+    }
 }
 
 impl Written {
@@ -147,54 +148,45 @@ impl Written {
     /// the one given.
     ///
     /// # Errors
-    /// When the file cannot be read, or is no TOML.
+    /// When the file cannot be read, or is no TOML; when a variable is no UTF-8.
     pub fn read(
         file: Option<&Path>,
         environment: Option<HashMap<String, String>>,
     ) -> Result<Self, Mistakes> {
+        let environment = environment.map_or_else(read_environment, Ok)?;
         let layers = || {
             let reference = File::from_str(REFERENCE, FileFormat::Toml);
             let reference = Config::builder().add_source(reference).build()?;
             let file = file.map(|path| File::from(path).format(FileFormat::Toml));
-            let environment = Environment::with_prefix("CLICKPESA_RELAY")
-                .prefix_separator("__")
-                .separator("__")
-                .source(environment);
+            let environment = Environment::with_prefix(PREFIX)
+                .prefix_separator(SEPARATOR)
+                .separator(SEPARATOR)
+                .source(Some(environment));
             let given =
                 file.into_iter().fold(Config::builder(), |given, file| given.add_source(file));
-            Ok((reference, given.add_source(environment).build()?))
+            merge(&reference, &given.add_source(environment).build()?).map(Self)
         };
-        Self::merge(layers()).map_err(|error: ConfigError| {
+        layers().map_err(|error| {
             let key = file.map_or_else(|| "the environment".into(), Path::to_string_lossy);
-            Mistakes(vec![Mistake {
-                key: key.into_owned(),
-                problem: format!("cannot be read: {error}"),
-            }])
+            let problem = format!("cannot be read: {}", without_excerpt(&error));
+            Mistakes(vec![Mistake { key: key.into_owned(), problem }])
         })
-    }
-
-    fn merge(layers: Result<(Config, Config), ConfigError>) -> Result<Self, ConfigError> {
-        let (reference, given) = layers?;
-        let template = reference.get_table("applications.default")?;
-        let mut applications = BTreeMap::new();
-        for (name, application) in given.get_table("applications").unwrap_or_default() {
-            let mut completed = template.clone();
-            completed.extend(application.into_table()?);
-            applications.insert(name, completed);
-        }
-        let both = Config::builder().add_source(reference).add_source(given).build()?;
-        let mut relay = both.cache.into_table()?;
-        relay.remove("applications");
-        Ok(Self { relay, applications })
     }
 
     /// Every setting in force, secrets masked, sorted by path.
     pub fn in_force(&self) -> Vec<InForce> {
         let mut flat = Vec::new();
-        flatten("", self.relay.clone(), &mut flat);
-        for (name, application) in &self.applications {
-            flatten(&format!("applications.{name}"), application.clone(), &mut flat);
-        }
+        flatten("", self.0.clone(), &mut flat);
+        // A name that was given with dots gives way to the same one from the environment.
+        let (dotted, others): (Vec<_>, Vec<_>) = flat
+            .into_iter()
+            .partition(|(key, _)| DOTTED.iter().any(|table| key.starts_with(table)));
+        let in_tables = DOTTED.iter().flat_map(|table| {
+            let names = dotted.iter().filter_map(|(key, value)| {
+                Some((key.strip_prefix(table)?.to_owned(), value.clone()))
+            });
+            with_dots(names).into_iter().map(move |(name, value)| (format!("{table}{name}"), value))
+        });
         let shown = |(key, value): (String, Value)| {
             let origin = origin(&value);
             let value = match is_secret(&key) {
@@ -203,7 +195,7 @@ impl Written {
             };
             InForce { key, value, origin }
         };
-        let mut in_force: Vec<_> = flat.into_iter().map(shown).collect();
+        let mut in_force: Vec<_> = others.into_iter().chain(in_tables).map(shown).collect();
         in_force.sort_by(|a, b| a.key.cmp(&b.key));
         in_force
     }
@@ -214,7 +206,7 @@ impl Written {
     /// With everything that is wrong with them.
     pub fn understand_kafka(self) -> Result<Kafka, Mistakes> {
         let mistakes = RefCell::new(Vec::new());
-        let kafka = kafka(Section::new("", self.relay, &mistakes).section("kafka"));
+        let kafka = kafka(Section::new("", self.0, &mistakes).section("kafka"));
         let mistakes = mistakes.into_inner();
         if mistakes.is_empty() { Ok(kafka) } else { Err(Mistakes(mistakes)) }
     }
@@ -225,7 +217,7 @@ impl Written {
     /// With everything that is wrong.
     pub fn understand(self) -> Result<Settings, Mistakes> {
         let mistakes = RefCell::new(Vec::new());
-        let mut relay = Section::new("", self.relay, &mistakes);
+        let mut relay = Section::new("", self.0, &mistakes);
         let settings = Settings {
             shutdown_within: relay.duration("shutdown_within"),
             http: http(relay.section("http")),
@@ -237,13 +229,10 @@ impl Written {
             },
             log: log(relay.section("log")),
             kafka: kafka(relay.section("kafka")),
-            applications: self
-                .applications
-                .into_iter()
-                .map(|(name, table)| {
-                    let path = format!("applications.{name}");
-                    (name.clone(), application(name, Section::new(&path, table, &mistakes)))
-                })
+            applications: relay
+                .section("applications")
+                .sections()
+                .map(|(name, section)| (name.clone(), application(name, section)))
                 .collect(),
         };
         if settings.applications.is_empty() {
@@ -261,10 +250,80 @@ impl Written {
     }
 }
 
+/// What the names of our variables begin with, and what stands between their parts.
+///
+/// With one `_` for it, the variables that Kubernetes makes for a service of our name
+/// (`CLICKPESA_RELAY_PORT`) would be ours.
+const PREFIX: &str = "CLICKPESA_RELAY";
+const SEPARATOR: &str = "__";
+
+/// Our variables in the environment of the process.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the environment")]
+fn read_environment() -> Result<HashMap<String, String>, Mistakes> {
+    let mut ours = HashMap::new();
+    let mut mistakes = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        if !name.to_uppercase().starts_with(PREFIX) {
+            continue;
+        }
+        match value.into_string() {
+            Ok(value) => drop(ours.insert(name, value)),
+            Err(_secret) => {
+                mistakes.push(Mistake { key: name, problem: "is no UTF-8".to_owned() });
+            }
+        }
+    }
+    if mistakes.is_empty() { Ok(ours) } else { Err(Mistakes(mistakes)) }
+}
+
+/// The reference, what was given on top of it, and in each application what it leaves out.
+fn merge(reference: &Config, given: &Config) -> Result<Map<String, Value>, ConfigError> {
+    let template = reference.get_table("applications.default")?;
+    let complete = |(name, application): (String, Value)| {
+        if let ValueKind::Table(table) = application.kind {
+            let mut completed = template.clone();
+            completed.extend(table);
+            return (name, completed.into());
+        }
+        (name, application)
+    };
+    let applications = given.cache.clone().into_table()?.remove("applications");
+    let applications = match applications {
+        Some(Value { kind: ValueKind::Table(table), .. }) => {
+            table.into_iter().map(complete).collect::<Map<_, _>>().into()
+        }
+        Some(no_table) => no_table,
+        None => Map::<String, Value>::new().into(),
+    };
+    let both = Config::builder().add_source(reference.clone()).add_source(given.clone()).build()?;
+    let mut relay = both.cache.into_table()?;
+    relay.insert("applications".to_owned(), applications);
+    Ok(relay)
+}
+
+/// What an error says, but for the line of the file that it quotes: a secret may stand there.
+fn without_excerpt(error: &ConfigError) -> String {
+    let text = if let ConfigError::FileParse { cause, .. } = error {
+        cause.to_string()
+    } else {
+        error.to_string()
+    };
+    let is_excerpt = |line: &&str| line.contains(" | ") || line.trim_start().starts_with('|');
+    text.lines().filter(|line| !is_excerpt(line)).collect::<Vec<_>>().join(": ")
+}
+
+/// The tables in whose names the environment writes `_` for `.`.
+const DOTTED: [&str; 4] = [
+    "kafka.topics.names.",
+    "kafka.topics.retention.",
+    "kafka.properties.",
+    "kafka.property_files.",
+];
+
 /// Whether a setting must not be shown.
 fn is_secret(key: &str) -> bool {
-    let secret = ["password", "secret", "pem", "token", "jaas", "oauthbearer.config"];
+    let secret = ["password", "secret", "pem", "token", "jaas", "oauthbearer.config", "passphrase"];
     key.contains(".checksum_keys.")
-        || key.starts_with("kafka.properties.")
-            && secret.iter().any(|word| key.replace('_', ".").contains(word))
+        || key.starts_with("kafka.properties.") && secret.iter().any(|word| key.contains(word))
 }

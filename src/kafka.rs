@@ -59,6 +59,18 @@ impl fmt::Debug for Properties {
 #[error("cannot set up the Kafka client: {0}; look at [kafka.properties]")]
 pub struct ClientError(#[source] KafkaError);
 
+/// Whether librdkafka knows a property and takes its value.
+///
+/// # Errors
+/// With what librdkafka says, in which rdkafka's own error would repeat the value.
+pub fn check_property(name: &str, value: &str) -> Result<(), String> {
+    match ClientConfig::new().set(name, value).create_native_config() {
+        Ok(_) => Ok(()),
+        Err(KafkaError::ClientConfig(_, description, ..)) => Err(description.trim().to_owned()),
+        Err(other) => Err(other.to_string()),
+    }
+}
+
 /// The configuration of a client: what librdkafka is told, with `properties` on top.
 fn client_config(properties: &Properties) -> ClientConfig {
     let mut config = ClientConfig::new();

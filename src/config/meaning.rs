@@ -1,15 +1,19 @@
 //! What each table of settings means, and what it allows.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use actix_web::http::header::HeaderName;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
 
 use super::{
     Http, Kafka, Listen, Log, LogFormat,
-    section::{Section, parse_duration},
+    section::{Entry, Section, parse_duration},
 };
 use crate::{
     event::kind::Kind,
     http::{Application, Limits},
-    kafka::{GUARDED, Properties, topics::Topics},
+    kafka::{GUARDED, Properties, check_property, topics::Topics},
     record::EventFormat,
     webhook::checksum::{ChecksumHeader, Key, Method, Placement, Policy},
 };
@@ -43,7 +47,9 @@ pub(super) fn http(mut section: Section<'_>) -> Http {
             in_flight_max: section.number("in_flight_max", 1..=1_000_000),
         },
     };
-    if http.limits.body_within > http.limits.answer_within {
+    let Limits { answer_within, body_within, .. } = http.limits;
+    // Zero is what stands for a duration that could not be read, and was complained of.
+    if body_within > answer_within && !answer_within.is_zero() {
         let problem = "is longer than `http.answer_within`: the answer could not wait for it";
         section.mistake("body_within", problem.to_owned());
     }
@@ -56,12 +62,21 @@ pub(super) fn log(mut section: Section<'_>) -> Log {
         filter: section.read(
             "level",
             "error, warn, info, debug or trace, or target=level pairs joined by commas",
-            |written| written.parse().ok(),
+            parse_filter,
         ),
         format: section.choice("format", &[("text", LogFormat::Text), ("json", LogFormat::Json)]),
     };
     section.end();
     log
+}
+
+/// `Targets` alone would take a misspelt level for the name of a target.
+fn parse_filter(written: &str) -> Option<Targets> {
+    let has_level = |directive: &str| {
+        let level = directive.rsplit_once('=').map_or(directive, |(_target, level)| level);
+        level.parse::<Level>().is_ok()
+    };
+    written.split(',').all(has_level).then(|| written.parse().ok())?
 }
 
 pub(super) fn kafka(mut section: Section<'_>) -> Kafka {
@@ -80,21 +95,26 @@ pub(super) fn kafka(mut section: Section<'_>) -> Kafka {
     let topics = topics(section.section("topics"));
     let mut inline = section.section("properties");
     let mut files = section.section("property_files");
-    let mut properties = Properties(inline.dotted());
-    for (name, path) in files.dotted() {
-        match read_secret(&path) {
-            Ok(value) => drop(properties.0.insert(name, value)),
-            Err(problem) => files.mistake(&name, problem),
-        }
-    }
-    for name in properties.0.keys() {
+    let mut properties = Properties::default();
+    let mut take = |table: &Section<'_>, name: String, value: String, origin: &str| {
         if ["bootstrap.servers", "metadata.broker.list"].contains(&name.as_str()) {
-            inline.mistake(name, "is set by `kafka.bootstrap_servers`".to_owned());
+            table.mistake(&name, format!("in {origin}: `kafka.bootstrap_servers` sets it"));
+        } else if GUARDED.contains(&name.as_str()) && !allow_weaker_delivery {
+            let advice = "remove it, or set `kafka.allow_weaker_delivery` if you know what is lost";
+            table.mistake(&name, format!("in {origin} is what delivery rests on: {advice}"));
+        } else if let Err(problem) = check_property(&name, &value) {
+            table.mistake(&name, format!("in {origin} is not taken by librdkafka: {problem}"));
         }
-        if GUARDED.contains(&name.as_str()) && !allow_weaker_delivery {
-            let problem = "is what delivery rests on: remove it, or set \
-                           `kafka.allow_weaker_delivery` if you know what is lost";
-            inline.mistake(name, problem.to_owned());
+        if properties.0.insert(name.clone(), value).is_some() {
+            table.mistake(&name, "is also in `kafka.properties`: give it once".to_owned());
+        }
+    };
+    for (name, Entry { text, origin }) in inline.dotted() {
+        take(&inline, name, text, &origin);
+    }
+    for (name, path) in files.dotted() {
+        if let Some(value) = read_secret(&files, &name, &path) {
+            take(&files, name, value, &path.origin);
         }
     }
     properties.0.insert("bootstrap.servers".to_owned(), bootstrap_servers);
@@ -103,26 +123,29 @@ pub(super) fn kafka(mut section: Section<'_>) -> Kafka {
 }
 
 fn topics(mut section: Section<'_>) -> Topics {
-    let prefix = section.text("prefix");
+    let prefix = section.read("prefix", "up to 200 letters, digits, `.`, `_`, `-`", |written| {
+        (written.len() <= 200 && has_topic_letters(written)).then(|| written.to_owned())
+    });
     let mut names = section.section("names");
     let mut given = names.dotted();
     let mut retention_section = section.section("retention");
     let mut kept = retention_section.dotted();
-    let mut name_of = |suffix: &'static str| {
-        let name = given.remove(suffix).unwrap_or_else(|| format!("{prefix}{suffix}"));
-        if !is_topic_name(&name) {
-            let problem =
-                format!("is `{name}`: allowed are 1 to 249 letters, digits, `.`, `_`, `-`");
-            names.mistake(suffix, problem);
+    let mut name_of = |suffix: &'static str| match given.remove(suffix) {
+        None => format!("{prefix}{suffix}"),
+        Some(Entry { text, origin }) => {
+            if !is_topic_name(&text) {
+                let allowed = "allowed are 1 to 249 letters, digits, `.`, `_`, `-`";
+                names.mistake(suffix, format!("is `{text}` in {origin}: {allowed}"));
+            }
+            text
         }
-        name
     };
     let mut retention_of = |suffix: &'static str| {
-        let written = kept.remove(suffix)?;
-        let duration = parse_duration(&written);
+        let Entry { text, origin } = kept.remove(suffix)?;
+        let duration = parse_duration(&text);
         if duration.is_none() {
-            let problem = format!("is `{written}`: allowed is a duration over zero, such as 720h");
-            retention_section.mistake(suffix, problem);
+            let allowed = "allowed is a duration over zero, such as 720h";
+            retention_section.mistake(suffix, format!("is `{text}` in {origin}: {allowed}"));
         }
         duration.map(|duration| (suffix, duration))
     };
@@ -143,19 +166,23 @@ fn topics(mut section: Section<'_>) -> Topics {
         retention: suffixes().chain(["all"]).filter_map(&mut retention_of).collect(),
     };
     topics.all = section.flag("all").then_some(all);
-    for suffix in given.keys() {
-        names.mistake(suffix, "is no topic of the relay".to_owned());
-    }
-    for suffix in kept.keys() {
-        retention_section.mistake(suffix, "is no topic of the relay".to_owned());
+    for (table, unknown) in [(&names, &given), (&retention_section, &kept)] {
+        for (suffix, Entry { origin, .. }) in unknown {
+            let known = suffixes().chain(["all"]).collect::<Vec<_>>().join(", ");
+            let problem = format!("in {origin} is no type of event: there are {known}");
+            table.mistake(suffix, problem);
+        }
     }
     section.end();
     topics
 }
 
 fn is_topic_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    (1..=249).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".."
+    (1..=249).contains(&name.len()) && has_topic_letters(name) && name != "." && name != ".."
+}
+
+fn has_topic_letters(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
 pub(super) fn application(name: String, mut section: Section<'_>) -> Application {
@@ -217,44 +244,56 @@ fn is_id(id: &str) -> bool {
 fn checksum_keys(section: &mut Section<'_>) -> Vec<Key> {
     let mut inline = section.section("checksum_keys");
     let mut files = section.section("checksum_key_files");
-    let mut secrets = inline.entries();
+    let mut keys = BTreeMap::new();
+    let mut take = |table: &Section<'_>, id: String, secret: &str| {
+        if !is_id(&id) {
+            table.mistake(&id, format!("is no id of a key: {ID}"));
+        }
+        if keys.insert(id.clone(), Key::new(id.clone(), secret)).is_some() {
+            table.mistake(&id, "is also in `checksum_keys`: give it once".to_owned());
+        }
+    };
+    for (id, Entry { text, origin }) in inline.entries() {
+        if text.is_empty() {
+            inline.mistake(&id, format!("is empty in {origin}: allowed is the checksum key"));
+        }
+        take(&inline, id, &text);
+    }
     for (id, path) in files.entries() {
-        match read_secret(&path) {
-            Ok(_) if secrets.contains_key(&id) => {
-                files.mistake(&id, "is also in `checksum_keys`: give it once".to_owned());
-            }
-            Ok(secret) => drop(secrets.insert(id, secret)),
-            Err(problem) => files.mistake(&id, problem),
-        }
+        // A key that could not be read counts as given: what is wrong with it was said.
+        let secret = read_secret(&files, &id, &path).unwrap_or_default();
+        take(&files, id, &secret);
     }
-    for (id, secret) in &secrets {
-        if !is_id(id) {
-            inline.mistake(id, format!("is no id of a key: {ID}"));
-        }
-        if secret.is_empty() {
-            inline.mistake(id, "is empty: allowed is the checksum key".to_owned());
-        }
-    }
-    secrets.into_iter().map(|(id, secret)| Key::new(id, &secret)).collect()
+    keys.into_values().collect()
 }
 
 fn checksum_headers(mut section: Section<'_>) -> Vec<ChecksumHeader> {
     let methods = [("canonical", Method::Canonical), ("raw", Method::Raw)];
     let entries = section.entries();
-    let read = |(name, written): (String, String)| {
-        let method = methods.iter().find(|(word, _)| *word == written).map(|(_, method)| *method);
+    let read = |(name, Entry { text, origin }): (String, Entry)| {
+        if HeaderName::try_from(&name).is_err() {
+            section.mistake(&name, format!("in {origin} is no name of a header"));
+        }
+        let method = methods.iter().find(|(word, _)| *word == text).map(|(_, method)| *method);
         if method.is_none() {
-            section.mistake(&name, format!("is `{written}`: allowed is canonical or raw"));
+            let problem = format!("is `{text}` in {origin}: allowed is canonical or raw");
+            section.mistake(&name, problem);
         }
         Some(ChecksumHeader { name: name.to_ascii_lowercase(), method: method? })
     };
     entries.into_iter().filter_map(read).collect()
 }
 
-/// The content of a file but for the end of its last line.
-fn read_secret(path: &str) -> Result<String, String> {
-    let text =
-        fs::read_to_string(path).map_err(|error| format!("`{path}` cannot be read: {error}"))?;
-    let secret = text.trim_end_matches(['\r', '\n']);
-    if secret.is_empty() { Err(format!("`{path}` is empty")) } else { Ok(secret.to_owned()) }
+/// The content of the file that a setting names, but for the end of its last line.
+fn read_secret(table: &Section<'_>, name: &str, path: &Entry) -> Option<String> {
+    let Entry { text: path, origin } = path;
+    let problem = match fs::read_to_string(path) {
+        Ok(text) => match text.trim_end_matches(['\r', '\n']) {
+            "" => "the file is empty".to_owned(),
+            secret => return Some(secret.to_owned()),
+        },
+        Err(error) => format!("the file cannot be read: {error}"),
+    };
+    table.mistake(name, format!("is `{path}` in {origin}: {problem}"));
+    None
 }

@@ -1,8 +1,6 @@
 //! A table of settings from which each is taken once: what is left over is unknown.
 
-use std::{
-    cell::RefCell, collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration,
-};
+use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use config::{Map, Value, ValueKind};
 use jiff::{Span, SpanRelativeTo};
@@ -12,8 +10,15 @@ use super::Mistake;
 /// A table, its path, and where mistakes go.
 pub(super) struct Section<'m> {
     path: String,
-    table: Map<String, Value>,
+    /// `None` where something else stands for the table: said once, not again for each setting.
+    table: Option<Map<String, Value>>,
     mistakes: &'m RefCell<Vec<Mistake>>,
+}
+
+/// A setting whose name is the user's own.
+pub(super) struct Entry {
+    pub(super) text: String,
+    pub(super) origin: String,
 }
 
 impl<'m> Section<'m> {
@@ -23,21 +28,38 @@ impl<'m> Section<'m> {
         table: Map<String, Value>,
         mistakes: &'m RefCell<Vec<Mistake>>,
     ) -> Self {
-        Self { path: path.to_owned(), table, mistakes }
+        Self { path: path.to_owned(), table: Some(table), mistakes }
     }
 
     /// A table inside this one.
     pub(super) fn section(&mut self, name: &str) -> Self {
-        let path = self.key(name);
-        let table = match self.table.remove(name).map(|value| value.kind) {
-            Some(ValueKind::Table(table)) => table,
-            Some(_) => {
-                self.mistake(name, "is a single value: allowed is a table of settings".to_owned());
-                Map::new()
+        let value = self.table.as_mut().map(|table| table.remove(name));
+        if let Some(None) = value {
+            self.mistake(name, "is missing: allowed is a table of settings".to_owned());
+        }
+        self.subsection(name, value.flatten())
+    }
+
+    /// All tables inside this one.
+    pub(super) fn sections(mut self) -> impl Iterator<Item = (String, Self)> {
+        let table = self.table.take().unwrap_or_default();
+        table.into_iter().map(move |(name, value)| {
+            let section = self.subsection(&name, Some(value));
+            (name, section)
+        })
+    }
+
+    fn subsection(&self, name: &str, value: Option<Value>) -> Self {
+        let table = value.and_then(|value| {
+            let (what, origin) = (sort(&value), origin(&value));
+            if let ValueKind::Table(table) = value.kind {
+                return Some(table);
             }
-            None => Map::new(),
-        };
-        Self { path, table, mistakes: self.mistakes }
+            let problem = format!("is {what} in {origin}: allowed is a table of settings");
+            self.mistake(name, problem);
+            None
+        });
+        Self { path: self.key(name), table, mistakes: self.mistakes }
     }
 
     /// A setting read by `parse`; what it allows is said where it gives nothing.
@@ -47,20 +69,18 @@ impl<'m> Section<'m> {
         allowed: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> T {
-        let Some(value) = self.table.remove(name) else {
+        let Some(table) = &mut self.table else { return T::default() };
+        let Some(value) = table.remove(name) else {
             self.mistake(name, format!("is missing: allowed is {allowed}"));
             return T::default();
         };
-        let origin = origin(&value);
-        let written = value.into_string().unwrap_or_else(|_table| "a table".to_owned());
-        parse(&written).unwrap_or_else(|| {
-            self.mistake(name, format!("is `{written}` in {origin}: allowed is {allowed}"));
+        let (what, origin) = (sort(&value), origin(&value));
+        let written = value.into_string().ok();
+        written.as_deref().and_then(parse).unwrap_or_else(|| {
+            let what = written.map_or_else(|| what.to_owned(), |written| format!("`{written}`"));
+            self.mistake(name, format!("is {what} in {origin}: allowed is {allowed}"));
             T::default()
         })
-    }
-
-    pub(super) fn text(&mut self, name: &str) -> String {
-        self.read(name, "a text", |written| Some(written.to_owned()))
     }
 
     pub(super) fn flag(&mut self, name: &str) -> bool {
@@ -87,25 +107,36 @@ impl<'m> Section<'m> {
         })
     }
 
-    /// All that is left, by dotted names: `a.b = 1`, a table `a` with `b = 1`, and from the
-    /// environment, which knows no dots, `a_b = 1`; the last wins.
-    pub(super) fn dotted(&mut self) -> BTreeMap<String, String> {
-        let mut flat = Vec::new();
-        flatten("", std::mem::take(&mut self.table), &mut flat);
-        let (undotted, dotted): (Vec<_>, Vec<_>) =
-            flat.into_iter().partition(|(name, _)| name.contains('_'));
-        let dots = |(name, value): (String, Value)| (name.replace('_', "."), value);
-        let all = dotted.into_iter().chain(undotted.into_iter().map(dots));
-        all.filter_map(|(name, value)| Some((name, value.into_string().ok()?))).collect()
+    /// All that is left, by dotted names, numbers and flags as their text.
+    pub(super) fn dotted(&mut self) -> BTreeMap<String, Entry> {
+        self.texts(with_dots, |value| value.into_string().ok())
     }
 
-    /// All that is left, by name.
-    pub(super) fn entries(&mut self) -> BTreeMap<String, String> {
+    /// All that is left, by name. Only texts: TOML's `1e5` would be read as 100000.
+    pub(super) fn entries(&mut self) -> BTreeMap<String, Entry> {
+        self.texts(BTreeMap::from_iter, |value| {
+            if let ValueKind::String(text) = value.kind { Some(text) } else { None }
+        })
+    }
+
+    fn texts(
+        &mut self,
+        by_name: impl Fn(Vec<(String, Value)>) -> BTreeMap<String, Value>,
+        text: impl Fn(Value) -> Option<String>,
+    ) -> BTreeMap<String, Entry> {
         let mut flat = Vec::new();
-        flatten("", std::mem::take(&mut self.table), &mut flat);
-        flat.into_iter()
-            .filter_map(|(name, value)| Some((name, value.into_string().ok()?)))
-            .collect()
+        flatten("", self.table.take().unwrap_or_default(), &mut flat);
+        let mut texts = BTreeMap::new();
+        for (name, value) in by_name(flat) {
+            let (what, origin) = (sort(&value), origin(&value));
+            match text(value) {
+                Some(text) => drop(texts.insert(name, Entry { text, origin })),
+                // Not the value, which may be secret.
+                None => self
+                    .mistake(&name, format!("is {what} in {origin}: allowed is a text in quotes")),
+            }
+        }
+        texts
     }
 
     /// Notes a mistake in one of this table's settings.
@@ -116,14 +147,15 @@ impl<'m> Section<'m> {
     /// Ends the reading: what was not taken is unknown.
     pub(super) fn end(mut self) {
         let mut left = Vec::new();
-        flatten("", std::mem::take(&mut self.table), &mut left);
+        flatten("", self.table.take().unwrap_or_default(), &mut left);
         for (name, value) in left {
             self.mistake(&name, format!("in {} is no setting of the relay", origin(&value)));
         }
     }
 
-    fn key(&self, name: impl Display) -> String {
-        if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) }
+    fn key(&self, name: &str) -> String {
+        let parts = [self.path.as_str(), name];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
     }
 }
 
@@ -146,7 +178,40 @@ pub(super) fn flatten(path: &str, table: Map<String, Value>, flat: &mut Vec<(Str
     }
 }
 
-/// Where a value was set.
+/// Values by their dotted name: the environment, which knows no dots, says `a_b` for `a.b`, and
+/// wins.
+pub(super) fn with_dots(
+    flat: impl IntoIterator<Item = (String, Value)>,
+) -> BTreeMap<String, Value> {
+    let (undotted, dotted): (Vec<_>, Vec<_>) =
+        flat.into_iter().partition(|(name, _)| name.contains('_'));
+    let dots = |(name, value): (String, Value)| (name.replace('_', "."), value);
+    dotted.into_iter().chain(undotted.into_iter().map(dots)).collect()
+}
+
+/// Where a value, or the first of a table, was set.
 pub(super) fn origin(value: &Value) -> String {
-    value.origin().map_or_else(|| "the defaults".to_owned(), str::to_owned)
+    match (&value.kind, value.origin()) {
+        (_, Some(origin)) => origin.to_owned(),
+        (ValueKind::Table(table), None) => {
+            table.values().next().map_or_else(|| "a file".to_owned(), origin)
+        }
+        (_, None) => "the defaults".to_owned(),
+    }
+}
+
+/// What sort of value it is, where the value itself is not to be shown.
+fn sort(value: &Value) -> &'static str {
+    match value.kind {
+        ValueKind::Table(_) => "a table",
+        ValueKind::Array(_) => "a list",
+        ValueKind::String(_) => "a text",
+        ValueKind::Nil
+        | ValueKind::Boolean(_)
+        | ValueKind::I64(_)
+        | ValueKind::I128(_)
+        | ValueKind::U64(_)
+        | ValueKind::U128(_)
+        | ValueKind::Float(_) => "a number or a flag",
+    }
 }
