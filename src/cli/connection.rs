@@ -11,7 +11,7 @@ use super::Failure;
 #[derive(Debug, Args)]
 pub(super) struct Connection {
     /// Brokers to begin with, instead of those in the settings
-    #[arg(long, value_name = "HOST:PORT,…")]
+    #[arg(long, value_name = "HOST:PORT,…", global = true)]
     pub(super) bootstrap_servers: Option<String>,
 }
 

@@ -70,7 +70,8 @@ impl Tail {
         let name = |suffix: &String| {
             let all = topics.all.as_ref().filter(|_| suffix == "all");
             topics.names.get(suffix.as_str()).or(all).cloned().ok_or_else(|| {
-                let known: Vec<_> = topics.names.keys().copied().collect();
+                let all = topics.all.iter().map(|_| "all");
+                let known: Vec<_> = topics.names.keys().copied().chain(all).collect();
                 Failure::Usage(format!("no type `{suffix}`: there are {}", known.join(", ")))
             })
         };

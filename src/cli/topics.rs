@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode};
 
 use actix_web::rt::System;
 use clap::{Args, Subcommand};
-use clickpesa_relay::kafka::topics::{Finding, TopicAdmin, TopicState};
+use clickpesa_relay::kafka::topics::{Finding, TopicAdmin, TopicState, Topics};
 use serde_json::json;
 
 use super::{Failure, connection::Connection, print};
@@ -37,18 +37,23 @@ impl TopicsCommand {
         let failed = |error| Failure::Failed(format!("{error}"));
         let admin = TopicAdmin::new(&kafka.properties)
             .map_err(|error| Failure::Failed(error.to_string()))?;
-        let mut topics = kafka.topics;
-        topics.create = self.act == Act::Create;
+        let topics = Topics { create: true, ..kafka.topics };
         let states = match self.act {
-            Act::List => admin.look(&topics).map_err(failed)?,
-            Act::Create | Act::Verify => {
-                System::new().block_on(admin.prepare(&topics)).map_err(failed)?
-            }
+            Act::List | Act::Verify => admin.look(&topics).map_err(failed)?,
+            Act::Create => System::new().block_on(admin.prepare(&topics)).map_err(failed)?,
         };
-        for state in states {
-            print(&self.line(&state))?;
+        for state in &states {
+            print(&self.line(state))?;
         }
-        Ok(ExitCode::SUCCESS)
+        let is_missing = |state: &&TopicState| state.finding == Finding::Missing;
+        match states.iter().filter(is_missing).count() {
+            missing if missing > 0 && self.act == Act::Verify => Err(Failure::Failed(format!(
+                "{missing} of {} topics missing; create them, or run `clickpesa-relay topics \
+                 create`",
+                states.len()
+            ))),
+            _ => Ok(ExitCode::SUCCESS),
+        }
     }
 
     fn line(&self, TopicState { name, partitions, finding }: &TopicState) -> String {
@@ -59,6 +64,8 @@ impl TopicsCommand {
         };
         if self.json {
             json!({ "topic": name, "partitions": partitions, "finding": finding }).to_string()
+        } else if *partitions == 0 {
+            format!("{finding:8} {name}")
         } else {
             format!("{finding:8} {name} ({partitions} partitions)")
         }
