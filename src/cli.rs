@@ -70,6 +70,8 @@ enum Command {
 enum Failure {
     #[error("{0}")]
     Settings(#[from] Mistakes),
+    #[error("{0}\nno key was given: `--key` or `--key-file` does without the settings")]
+    SettingsOfKeys(Mistakes),
     #[error("{0}")]
     Usage(String),
     #[error("{0}")]
@@ -90,6 +92,9 @@ pub(crate) fn run() -> ExitCode {
     let config = config.as_deref();
     let done = match command {
         Command::Serve => serve::run(config),
+        Command::Dev(_) if config.is_some() => Err(Failure::Usage(
+            "`dev` has settings of its own: leave out `--config`, or use `serve`".to_owned(),
+        )),
         Command::Dev(dev) => dev.run(),
         Command::Send(send) => send.run(config),
         Command::Sign(sign) => sign.run(config),
@@ -98,12 +103,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Topics(topics) => topics.run(config),
         Command::Tail(tail) => tail.run(config),
         Command::Schema => schema(),
-        Command::Completions { shell } => {
-            let mut command = Cli::command();
-            let name = command.get_name().to_owned();
-            clap_complete::generate(shell, &mut command, name, &mut io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Completions { shell } => completions(shell),
     };
     done.unwrap_or_else(|failure| {
         let code = match failure {
@@ -111,7 +111,7 @@ pub(crate) fn run() -> ExitCode {
             Failure::Print(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
-            Failure::Settings(_) => EXIT_CONFIGURATION,
+            Failure::Settings(_) | Failure::SettingsOfKeys(_) => EXIT_CONFIGURATION,
             Failure::Usage(_) => 2,
             Failure::Failed(_) | Failure::Print(_) => 1,
         };
@@ -131,6 +131,16 @@ const RED: anstyle::Style = anstyle::AnsiColor::Red.on_default().bold();
 fn schema() -> Result<ExitCode, Failure> {
     let schema = schemars::schema_for!(Data<'static>);
     print(&serde_json::to_string_pretty(&schema).map_err(io::Error::from)?)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
+    let mut command = Cli::command();
+    let name = command.get_name().to_owned();
+    // Not to the output itself: it would panic where nobody reads that to the end.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    io::stdout().write_all(&script)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints a line of output.

@@ -29,7 +29,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Failure, print,
-    send::{SAMPLES, post},
+    send::{SAMPLES, agent, post},
     serve::{bind_tcp, serve, start_log},
     show,
 };
@@ -123,7 +123,7 @@ fn start_broker() -> Result<EmbeddedBroker, Failure> {
 /// The defaults, and what `dev` says in their place.
 fn settings(bootstrap_servers: &str, create_topics: bool) -> Result<Settings, Failure> {
     let instead = [
-        ("LOG__LEVEL", "warn"),
+        ("LOG__LEVEL", "warn,librdkafka=error"),
         ("KAFKA__BOOTSTRAP_SERVERS", bootstrap_servers),
         ("KAFKA__TOPICS__CREATE", if create_topics { "true" } else { "false" }),
         ("APPLICATIONS__DEFAULT__CHECKSUM_KEYS__DEV", KEY),
@@ -170,8 +170,9 @@ impl Demonstration {
     fn wait_until_ready(&self) -> Result<(), Failure> {
         let url = format!("{}/ready", self.admin);
         let deadline = Instant::now() + READY_WITHIN;
+        let agent = agent();
         loop {
-            let ready = ureq::get(&url).config().http_status_as_error(false).build().call();
+            let ready = agent.get(&url).call();
             if ready.as_ref().is_ok_and(|response| response.status() == 200) {
                 return Ok(());
             }
@@ -204,8 +205,11 @@ impl Demonstration {
     }
 
     fn introduce(&self, is_embedded: bool) {
-        let broker =
-            if is_embedded { "an embedded toy, in memory, gone at the end" } else { "yours" };
+        let broker = if is_embedded {
+            "an embedded toy, in memory, gone at the end"
+        } else {
+            "yours: the samples stay there"
+        };
         say(&format!(
             "clickpesa-relay, for trying it out\n\n  webhooks  {}\n  key       {KEY}\n  \
              admin     {}\n  Kafka     {} ({broker})\n",

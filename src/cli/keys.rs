@@ -3,9 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clickpesa_relay::webhook::checksum::{Key, Placement, Policy};
+use clickpesa_relay::{
+    config::Written,
+    webhook::checksum::{Key, Placement, Policy},
+};
 
-use super::{Failure, read_input, settings};
+use super::{Failure, read_input};
 
 /// Where the keys of a command come from.
 #[derive(Debug, Args)]
@@ -30,6 +33,9 @@ impl KeyArguments {
             (None, None) => None,
         };
         if let Some(secret) = secret {
+            if secret.is_empty() {
+                return Err(Failure::Usage("the checksum key that was given is empty".to_owned()));
+            }
             return Ok(Policy::Checksum {
                 keys: vec![Key::new("given", &secret)],
                 placement: None,
@@ -37,10 +43,14 @@ impl KeyArguments {
                 legacy: false,
             });
         }
-        let mut settings = settings(config)?;
-        let application = settings.applications.remove(&self.application);
-        application.map(|application| application.policy).ok_or_else(|| {
-            Failure::Usage(format!("no application `{}` in the settings", self.application))
+        let settings = Written::read(config, None)
+            .and_then(Written::understand)
+            .map_err(Failure::SettingsOfKeys)?;
+        let mut applications = settings.applications;
+        applications.remove(&self.application).map(|found| found.policy).ok_or_else(|| {
+            let known = applications.into_keys().collect::<Vec<_>>().join(", ");
+            let wanted = &self.application;
+            Failure::Usage(format!("no application `{wanted}` in the settings: there are {known}"))
         })
     }
 
@@ -55,7 +65,13 @@ impl KeyArguments {
             Policy::Checksum { keys, .. } => keys.into_iter().next(),
             Policy::None => None,
         }
-        .ok_or_else(|| Failure::Usage("this application has no checksum key".to_owned()))
+        .ok_or_else(|| self.no_key())
+    }
+
+    /// The application that was named does without keys.
+    pub(super) fn no_key(&self) -> Failure {
+        let application = &self.application;
+        Failure::Usage(format!("application `{application}` has no checksum key: give `--key`"))
     }
 }
 

@@ -81,7 +81,7 @@ impl Send {
             }
         }
         if self.tamper {
-            body = tampered(&body);
+            body = tampered(body)?;
         }
         let (status, answer) = post(&self.url, header, &body)?;
         if self.json {
@@ -101,12 +101,23 @@ fn sample(wanted: &str) -> &'static str {
 }
 
 /// The body with its first digit changed: still JSON, no longer what was signed.
-fn tampered(body: &[u8]) -> Vec<u8> {
-    let mut body = body.to_vec();
-    if let Some(digit) = body.iter_mut().find(|byte| byte.is_ascii_digit()) {
-        *digit = if *digit == b'9' { b'8' } else { *digit + 1 };
-    }
-    body
+fn tampered(mut body: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    let digit = body.iter_mut().find(|byte| byte.is_ascii_digit());
+    let digit = digit
+        .ok_or_else(|| Failure::Failed("cannot tamper with a body without a digit".to_owned()))?;
+    *digit = if *digit == b'9' { b'8' } else { *digit + 1 };
+    Ok(body)
+}
+
+/// Any answer is an answer. Proxies are not asked: a relay to be tried is near.
+pub(super) fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .timeout_global(Some(ANSWER_WITHIN))
+        .build()
+        .into()
 }
 
 /// Posts a body; gives the status and the text of the answer.
@@ -115,16 +126,14 @@ pub(super) fn post(
     header: Option<(&str, String)>,
     body: &[u8],
 ) -> Result<(u16, String), Failure> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .timeout_global(Some(ANSWER_WITHIN))
-        .build()
-        .into();
-    let request = agent.post(url).header("content-type", "application/json");
+    let request = agent().post(url).header("content-type", "application/json");
     let request =
         header.into_iter().fold(request, |request, (name, value)| request.header(name, value));
-    let failed = |error| Failure::failed(&format!("cannot post to {url}"), error);
+    let failed = |error| {
+        Failure::Failed(format!(
+            "cannot post to {url}: {error}; is there a relay? `--url` says where"
+        ))
+    };
     let mut response = request.send(body).map_err(failed)?;
     let answer = response.body_mut().read_to_string().map_err(failed)?;
     Ok((response.status().as_u16(), answer))

@@ -33,6 +33,10 @@ pub(super) struct Sign {
 
 impl Sign {
     pub(super) fn run(self, config: Option<&Path>) -> Result<ExitCode, Failure> {
+        if self.embed && self.placement == Place::Header {
+            let problem = "a header is no part of the body: leave out `--embed`";
+            return Err(Failure::Usage(problem.to_owned()));
+        }
         let key = self.keys.signing_key(config)?;
         let body = read_input(&self.body)?;
         let failed = |error| Failure::failed("cannot sign the body", error);

@@ -22,8 +22,8 @@ pub(super) struct Verify {
     #[arg(default_value = "-")]
     body: PathBuf,
     /// A header that came with it
-    #[arg(long = "header", value_name = "NAME: VALUE")]
-    headers: Vec<String>,
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,22 +35,19 @@ impl Verify {
     pub(super) fn run(self, config: Option<&Path>) -> Result<ExitCode, Failure> {
         let Policy::Checksum { keys, placement, mut headers, legacy } = self.keys.policy(config)?
         else {
-            return Err(Failure::Usage("this application has no checksum key".to_owned()));
+            return Err(self.keys.no_key());
         };
         let body = read_input(&self.body)?;
-        let sent: Vec<(String, &[u8])> = self
-            .headers
-            .iter()
-            .filter_map(|header| header.split_once(':'))
-            .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().as_bytes()))
-            .collect();
+        let sent = &self.headers;
         if self.keys.is_given() {
             let methods = [Method::Canonical, Method::Raw];
             headers.extend(sent.iter().flat_map(|(name, _)| {
                 methods.map(|method| ChecksumHeader { name: name.clone(), method })
             }));
         }
-        let header = |wanted: &str| sent.iter().find(|(name, _)| name == wanted).map(|(_, v)| *v);
+        let header = |wanted: &str| {
+            sent.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_bytes())
+        };
         let parse = || {
             Unverified::parse(&body, usize::MAX)
                 .map_err(|error| Failure::failed("cannot verify", error))
@@ -72,6 +69,11 @@ impl Verify {
         print(&if self.json { report.to_string() } else { readable(&report) })?;
         Ok(if is_authentic { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+fn parse_header(written: &str) -> Result<(String, String), String> {
+    let (name, value) = written.split_once(':').ok_or("there is no `:` between name and value")?;
+    Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
 }
 
 fn as_json(proof: &Proof<'_>) -> Value {
