@@ -17,7 +17,7 @@ use clickpesa_relay::{
     kafka::{
         Properties,
         embedded::EmbeddedBroker,
-        reader::{From, Reader, StoredRecord},
+        reader::{From, ReadError, Reader, StoredRecord},
     },
     webhook::{
         checksum::{Key, Placement},
@@ -148,7 +148,7 @@ impl Demonstration {
     /// Posts the samples and prints the events; ends after those where it is to run once.
     fn show(self) -> Result<(), Failure> {
         self.wait_until_ready()?;
-        let failed = |error| Failure::failed("cannot read the topics", error);
+        let failed = |error: ReadError| Failure::Failed(error.to_string());
         let mut reader = Reader::open(&self.properties, &self.topics, From::End).map_err(failed)?;
         let mut awaited = self.post_samples()?;
         let deadline = Instant::now() + SAMPLES_WITHIN;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 
 use clap::Args;
 use clickpesa_relay::kafka::{
-    reader::{From, Reader},
+    reader::{From, ReadError, Reader},
     topics::Topics,
 };
 
@@ -51,7 +51,7 @@ impl Tail {
             Begin::Start => From::Start,
             Begin::End => From::End,
         };
-        let failed = |error| Failure::failed("cannot read the topics", error);
+        let failed = |error: ReadError| Failure::Failed(error.to_string());
         let mut reader = Reader::open(&kafka.properties, &names, from).map_err(failed)?;
         while !(self.stop_at_end && reader.is_at_end()) {
             let Some(record) = reader.next(LOOK).map_err(failed)? else { continue };

@@ -9,7 +9,7 @@ use rdkafka::{
     message::Headers,
 };
 
-use super::{Properties, client_config};
+use super::{ClientError, Properties, client_config};
 
 /// How long a broker may take to say what is there.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,6 +42,25 @@ pub struct StoredRecord {
     pub value: Vec<u8>,
 }
 
+/// Why topics cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// librdkafka does not take the settings.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Kafka cannot be reached, or the topic is not there.
+    #[error("cannot read topic `{topic}`: {cause}")]
+    Topic {
+        /// The topic.
+        topic: String,
+        /// What librdkafka says.
+        cause: KafkaError,
+    },
+    /// Reading had begun, or nearly so.
+    #[error("cannot read the topics: {0}")]
+    Topics(#[from] KafkaError),
+}
+
 /// A reader of topics.
 pub struct Reader {
     consumer: BaseConsumer,
@@ -54,36 +73,26 @@ impl Reader {
     ///
     /// # Errors
     /// When Kafka cannot be reached, or a topic is not there.
-    pub fn open(
-        properties: &Properties,
-        topics: &[String],
-        from: From,
-    ) -> Result<Self, KafkaError> {
+    pub fn open(properties: &Properties, topics: &[String], from: From) -> Result<Self, ReadError> {
         let consumer: BaseConsumer = client_config(properties)
             .set("group.id", "clickpesa-relay-tail")
             .set("enable.auto.commit", "false")
             .set("fetch.wait.max.ms", "100")
-            .create()?;
+            .create()
+            .map_err(ClientError)?;
         let mut assignment = TopicPartitionList::new();
         let mut unread = Vec::new();
         for topic in topics {
-            let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
-            for found in metadata.topics() {
-                if let Some(error) = found.error() {
-                    return Err(KafkaError::MetadataFetch(error.into()));
+            let failed = |cause| ReadError::Topic { topic: topic.clone(), cause };
+            for (partition, low, high) in partitions(&consumer, topic).map_err(failed)? {
+                let offset = match from {
+                    From::Start => low,
+                    From::End => high,
+                };
+                if offset < high {
+                    unread.push((topic.clone(), partition, high));
                 }
-                for partition in found.partitions() {
-                    let id = partition.id();
-                    let (low, high) = consumer.fetch_watermarks(topic, id, REQUEST_TIMEOUT)?;
-                    let offset = match from {
-                        From::Start => low,
-                        From::End => high,
-                    };
-                    if offset < high {
-                        unread.push((topic.clone(), id, high));
-                    }
-                    assignment.add_partition_offset(topic, id, Offset::Offset(offset))?;
-                }
+                assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
             }
         }
         consumer.assign(&assignment)?;
@@ -94,7 +103,7 @@ impl Reader {
     ///
     /// # Errors
     /// When librdkafka reports one.
-    pub fn next(&mut self, within: Duration) -> Result<Option<StoredRecord>, KafkaError> {
+    pub fn next(&mut self, within: Duration) -> Result<Option<StoredRecord>, ReadError> {
         let message = match self.consumer.poll(within) {
             None | Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
             Some(message) => message?,
@@ -124,6 +133,22 @@ impl Reader {
     pub fn is_at_end(&self) -> bool {
         self.unread.is_empty()
     }
+}
+
+/// Each partition of a topic, its oldest offset and the one behind its newest.
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<(i32, i64, i64)>, KafkaError> {
+    let metadata = consumer.fetch_metadata(Some(topic), REQUEST_TIMEOUT)?;
+    let mut partitions = Vec::new();
+    for found in metadata.topics() {
+        if let Some(error) = found.error() {
+            return Err(KafkaError::MetadataFetch(error.into()));
+        }
+        for partition in found.partitions().iter().map(|partition| partition.id()) {
+            let (low, high) = consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+            partitions.push((partition, low, high));
+        }
+    }
+    Ok(partitions)
 }
 
 impl fmt::Debug for Reader {
