@@ -139,8 +139,11 @@ fn completions(shell: clap_complete::Shell) -> Result<ExitCode, Failure> {
     // Not to the output itself: it would panic where nobody reads that to the end.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command, name, &mut script);
-    io::stdout().write_all(&script)?;
-    Ok(ExitCode::SUCCESS)
+    // For bash, the hyphen of our name is escaped in two ways (clap-rs/clap#6421), so that
+    // nothing would be offered behind a subcommand.
+    let script =
+        String::from_utf8_lossy(&script).replace("clickpesa__subcmd__relay", "clickpesa__relay");
+    print(&script)
 }
 
 /// Prints a line of output.
