@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helpers too")]
 #![allow(clippy::print_stdout, reason = "seeds are printed, so that a failure can be repeated")]
 
+mod cli;
 mod config;
 mod diagnosis;
 mod differential;
