@@ -94,43 +94,30 @@ impl Delivery {
         let mut copies = Vec::new();
         for event in events {
             let record = Record::new(event, self.format);
-            let enqueue = |topic| self.publisher.enqueue(topic, &record, received.as_millisecond());
-            match enqueue(self.topics.name(event.kind)) {
-                Ok(report) => reports.push(report.wait()),
-                Err(error) => return error.into(),
-            }
-            if let Some(all) = &self.topics.all {
-                match enqueue(all) {
-                    Ok(report) => copies.push(report.wait()),
-                    Err(error) => return error.into(),
-                }
-            }
+            let enqueue =
+                |topic| self.publisher.enqueue(topic, &record, received.as_millisecond()).wait();
+            reports.push(enqueue(self.topics.name(event.kind)));
+            copies.extend(self.topics.all.as_deref().map(enqueue));
         }
         let all_reports = async { (join_all(reports).await, join_all(copies).await) };
         let Ok((receipts, copies)) = timeout_at(deadline.into(), all_reports).await else {
             return Outcome::Unavailable(Unavailable::TimedOut);
         };
-        if let Some(error) = copies.into_iter().find_map(Result::err) {
+        for (event, _) in events.iter().zip(&receipts).filter(|(_, receipt)| receipt.is_ok()) {
+            let kind = event.kind.suffix();
+            self.metrics.published_events.with_label_values(&[kind]).inc();
+        }
+        // What a retry can mend comes first: told 413, a sender would not come again.
+        let failures = receipts.iter().chain(&copies).filter_map(|result| result.err());
+        if let Some(error) = failures.max_by_key(|error| *error != PublishError::TooLarge) {
             return error.into();
         }
-        let published = events.iter().zip(receipts).map(|(event, receipt)| {
-            Ok(Published {
-                id: event.id.clone(),
-                ce_type: event.kind.ce_type(),
-                topic: self.topics.name(event.kind).to_owned(),
-                receipt: receipt?,
-            })
-        });
-        match published.collect::<Result<Vec<_>, PublishError>>() {
-            Err(error) => error.into(),
-            Ok(published) => {
-                self.metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
-                for event in events {
-                    let kind = event.kind.suffix();
-                    self.metrics.published_events.with_label_values(&[kind]).inc();
-                }
-                Outcome::Published(published)
-            }
-        }
+        self.metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
+        let published =
+            events.iter().zip(receipts.into_iter().flatten()).map(|(event, receipt)| {
+                let topic = self.topics.name(event.kind).to_owned();
+                Published { id: event.id.clone(), ce_type: event.kind.ce_type(), topic, receipt }
+            });
+        Outcome::Published(published.collect())
     }
 }

@@ -87,14 +87,8 @@ impl Publisher {
 
     /// Hands a record to the producer without waiting; `timestamp_ms` is milliseconds since 1970.
     ///
-    /// # Errors
-    /// When the record is not queued, and so will not be sent.
-    pub fn enqueue(
-        &self,
-        topic: &str,
-        record: &Record,
-        timestamp_ms: i64,
-    ) -> Result<Report, PublishError> {
+    /// Where the producer does not take it, the report says so at once.
+    pub fn enqueue(&self, topic: &str, record: &Record, timestamp_ms: i64) -> Report {
         let (report_to, report) = oneshot::channel();
         let headers = OwnedHeaders::new_with_capacity(record.headers.len());
         let headers = record.headers.iter().fold(headers, |headers, (key, value)| {
@@ -105,8 +99,11 @@ impl Publisher {
             .payload(&record.value)
             .headers(headers)
             .timestamp(timestamp_ms);
-        self.producer.send(message).map_err(|(error, _)| PublishError::from(&error))?;
-        Ok(Report(report))
+        if let Err((error, message)) = self.producer.send(message) {
+            let report_to = message.delivery_opaque;
+            report_to.send(Err(PublishError::from(&error))).expect("the report is still here");
+        }
+        Report(report)
     }
 
     /// What is known of Kafka's health.
