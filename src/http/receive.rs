@@ -4,7 +4,10 @@ use std::{panic::AssertUnwindSafe, time::Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse,
-    http::{Method, header::HeaderValue},
+    http::{
+        Method,
+        header::{CONTENT_LENGTH, HeaderValue},
+    },
     web,
 };
 use futures_util::{FutureExt, StreamExt};
@@ -47,6 +50,7 @@ async fn take(
     let application = application.ok_or(Answer::UnknownPath)?;
     require_post(request)?;
     require_room(relay)?;
+    require_size(request, relay.limits.body_max_bytes)?;
     let body = read_body(body, &relay.limits, started).await?;
     let received = (relay.clock)();
     let webhook = Unverified::parse(&body, relay.limits.body_depth_max)?
@@ -76,6 +80,16 @@ fn require_room(relay: &Relay) -> Result<(), Answer> {
         Err(Answer::Busy)
     } else {
         Ok(())
+    }
+}
+
+/// A body that is declared too large is not waited for.
+fn require_size(request: &HttpRequest, bytes_max: usize) -> Result<(), Answer> {
+    let declared = request.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok());
+    let is_over = |length: usize| length > bytes_max;
+    match declared.and_then(|digits| digits.parse().ok()).is_some_and(is_over) {
+        true => Err(Answer::BodyTooLarge),
+        false => Ok(()),
     }
 }
 
