@@ -1,11 +1,14 @@
 //! Reads topics from their start or their end, without a consumer group.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt, thread,
+    time::{Duration, Instant},
+};
 
 use rdkafka::{
     Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
-    error::KafkaError,
+    error::{KafkaError, RDKafkaErrorCode},
     message::Headers,
 };
 
@@ -13,6 +16,10 @@ use super::{ClientError, Properties, client_config};
 
 /// How long a broker may take to say what is there.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a topic may take, once it is made, to be known and led; how often it is asked for.
+const SETTLES_WITHIN: Duration = Duration::from_secs(5);
+const SETTLES_POLL: Duration = Duration::from_millis(20);
 
 /// Where reading begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +91,7 @@ impl Reader {
         let mut unread = Vec::new();
         for topic in topics {
             let failed = |cause| ReadError::Topic { topic: topic.clone(), cause };
-            for (partition, low, high) in partitions(&consumer, topic).map_err(failed)? {
+            for (partition, low, high) in settled_partitions(&consumer, topic).map_err(failed)? {
                 let offset = match from {
                     From::Start => low,
                     From::End => high,
@@ -133,6 +140,33 @@ impl Reader {
     pub fn is_at_end(&self) -> bool {
         self.unread.is_empty()
     }
+}
+
+/// The partitions of a topic, once the brokers agree on them if it was made a moment ago.
+fn settled_partitions(
+    consumer: &BaseConsumer,
+    topic: &str,
+) -> Result<Vec<(i32, i64, i64)>, KafkaError> {
+    let deadline = Instant::now() + SETTLES_WITHIN;
+    loop {
+        match partitions(consumer, topic) {
+            Err(error) if is_settling(&error) && Instant::now() < deadline => {
+                thread::sleep(SETTLES_POLL);
+            }
+            found => return found,
+        }
+    }
+}
+
+/// Whether the error is what a broker says of a topic that was made a moment ago.
+fn is_settling(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::UnknownTopicOrPartition | Code::LeaderNotAvailable | Code::NotLeaderForPartition
+        )
+    )
 }
 
 /// Each partition of a topic, its oldest offset and the one behind its newest.
