@@ -36,7 +36,7 @@ async fn ready(relay: web::Data<Relay>) -> HttpResponse {
     let hindrance = if relay.state.is_draining() {
         Some("shutting down")
     } else if !relay.state.has_topics() {
-        Some("the topics are not all there yet")
+        Some("Kafka has not been reached yet to see to the topics")
     } else if !relay.delivery.publisher.health().is_ready() {
         Some("Kafka does not take records")
     } else {

@@ -31,7 +31,10 @@ pub struct Health {
 impl Default for Health {
     fn default() -> Self {
         let never = Moment::never();
-        Self { answered: never.clone(), refused: never.clone(), statistics: never }
+        let statistics = never.clone();
+        // The first come after a second: until then, silence is no sign of anything.
+        statistics.note();
+        Self { answered: never.clone(), refused: never, statistics }
     }
 }
 
