@@ -1,10 +1,14 @@
 //! `serve`: the relay itself.
 
 use std::{
+    fs,
     future::pending,
     io,
     net::{SocketAddr, TcpListener},
-    os::unix::net::{UnixListener, UnixStream},
+    os::unix::{
+        fs::FileTypeExt,
+        net::{UnixListener, UnixStream},
+    },
     path::Path,
     process::ExitCode,
 };
@@ -80,11 +84,12 @@ pub(super) fn bind_tcp(key: &str, address: &str) -> Result<(TcpListener, SocketA
 }
 
 fn bind_unix(path: &Path) -> Result<UnixListener, Failure> {
-    // A socket that nobody listens on was left by a process that was killed.
-    if UnixStream::connect(path)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    {
-        std::fs::remove_file(path)
+    // A socket that nobody listens on was left by a process that was killed. A file that is no
+    // socket refuses connections as well, and is somebody's.
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).is_err_and(refused) {
+        fs::remove_file(path)
             .map_err(|error| Failure::failed("cannot remove the old socket", error))?;
     }
     let act = format!("cannot listen on unix:{} (`http.listen`)", path.display());
