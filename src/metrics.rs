@@ -3,8 +3,8 @@
 //! The books balance: received = the sum of the outcomes + in flight.
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
 use rdkafka::Statistics;
 
@@ -33,7 +33,7 @@ pub struct Metrics {
     queue_records: IntGauge,
     queue_bytes: IntGauge,
     broker_up: IntGaugeVec,
-    broker_round_trip: IntGaugeVec,
+    broker_round_trip: GaugeVec,
 }
 
 impl Default for Metrics {
@@ -94,10 +94,15 @@ impl Default for Metrics {
                 "Whether the connection to a broker stands, by broker id",
                 &["broker"],
             ),
-            broker_round_trip: gauge_vec(
-                "kafka_broker_round_trip_microseconds",
-                "99th percentile of the round trip to a broker in the last second",
-                &["broker"],
+            broker_round_trip: register(
+                &registry,
+                GaugeVec::new(
+                    options(
+                        "kafka_broker_round_trip_seconds",
+                        "99th percentile of the round trip to a broker in the last second",
+                    ),
+                    &["broker"],
+                ),
             ),
             registry,
         }
@@ -130,7 +135,8 @@ impl Metrics {
             let is_up = broker.state == "UP";
             self.broker_up.with_label_values(&[&id]).set(i64::from(is_up));
             if let Some(round_trip) = broker.rtt.as_ref().filter(|window| window.cnt > 0) {
-                self.broker_round_trip.with_label_values(&[&id]).set(round_trip.p99);
+                let microseconds = round_trip.p99 as f64;
+                self.broker_round_trip.with_label_values(&[&id]).set(microseconds / 1e6);
             }
         }
     }
