@@ -3,12 +3,16 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helpers too")]
 #![allow(clippy::print_stdout, reason = "seeds are printed, so that a failure can be repeated")]
 
+mod answers;
 mod cli;
 mod config;
 mod diagnosis;
 mod differential;
 mod drift;
 mod golden;
+mod harness;
+mod observed;
 mod properties;
+mod shutdown;
 mod support;
 mod vectors;
