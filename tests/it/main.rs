@@ -13,6 +13,7 @@ mod golden;
 mod harness;
 mod observed;
 mod properties;
+mod publish;
 mod shutdown;
 mod support;
 mod vectors;
