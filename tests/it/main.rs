@@ -16,4 +16,5 @@ mod properties;
 mod publish;
 mod shutdown;
 mod support;
+mod topics;
 mod vectors;
