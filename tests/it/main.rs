@@ -14,6 +14,7 @@ mod harness;
 mod observed;
 mod properties;
 mod publish;
+mod secure;
 mod shutdown;
 mod support;
 mod topics;
