@@ -11,6 +11,7 @@ mod differential;
 mod drift;
 mod golden;
 mod harness;
+mod interop;
 mod observed;
 mod properties;
 mod publish;
