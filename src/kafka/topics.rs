@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::{
@@ -11,12 +11,16 @@ use rdkafka::{
     client::DefaultClientContext,
     error::{KafkaError, RDKafkaErrorCode},
 };
+use tokio::time::sleep;
 
 use super::{ClientError, Properties, client_config};
 use crate::event::kind::Kind;
 
 /// How long a broker may take for one request about topics.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the brokers are asked about a topic that was made a moment ago.
+const SETTLES_POLL: Duration = Duration::from_millis(20);
 
 /// Which topics there have to be, and how a missing one is made.
 #[derive(Debug, Clone)]
@@ -44,6 +48,12 @@ pub struct TopicState {
     pub partitions: usize,
     /// What was found or done.
     pub finding: Finding,
+}
+
+impl TopicState {
+    fn is_missing(&self) -> bool {
+        self.finding == Finding::Missing
+    }
 }
 
 /// What was found or done about a topic.
@@ -140,12 +150,32 @@ impl TopicAdmin {
     /// At the first topic that is not there in the end.
     pub async fn prepare(&self, topics: &Topics) -> Result<Vec<TopicState>, TopicsError> {
         let mut states = self.look(topics)?;
-        if topics.create {
-            self.create_missing(topics, &mut states).await?;
+        if topics.create && states.iter().any(TopicState::is_missing) {
+            let created = self.create_missing(topics, &states).await?;
+            states = self.look_until_settled(topics).await?;
+            for state in states.iter_mut().filter(|state| created.contains(&state.name)) {
+                state.finding = Finding::Created;
+            }
         }
-        match states.iter().find(|state| state.finding == Finding::Missing) {
+        match states.iter().find(|state| state.is_missing()) {
             Some(state) => Err(TopicsError::Missing { topic: state.name.clone() }),
             None => Ok(states),
+        }
+    }
+
+    /// Looks at every topic until the brokers agree on those that were made a moment ago.
+    async fn look_until_settled(&self, topics: &Topics) -> Result<Vec<TopicState>, TopicsError> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        loop {
+            let states = self.look(topics);
+            let is_settled = match &states {
+                Ok(states) => !states.iter().any(TopicState::is_missing),
+                Err(error) => !error.is_transient(),
+            };
+            if is_settled || Instant::now() > deadline {
+                return states;
+            }
+            sleep(SETTLES_POLL).await;
         }
     }
 
@@ -182,19 +212,14 @@ impl TopicAdmin {
         }
     }
 
+    /// Gives the names of the topics that it made.
     async fn create_missing(
         &self,
         topics: &Topics,
-        states: &mut [TopicState],
-    ) -> Result<(), TopicsError> {
-        let missing: BTreeSet<_> = states
-            .iter()
-            .filter(|s| s.finding == Finding::Missing)
-            .map(|s| s.name.clone())
-            .collect();
-        if missing.is_empty() {
-            return Ok(());
-        }
+        states: &[TopicState],
+    ) -> Result<BTreeSet<String>, TopicsError> {
+        let missing: Vec<_> =
+            states.iter().filter(|state| state.is_missing()).map(|state| &state.name).collect();
         let retention: BTreeMap<_, _> = topics
             .distinct()
             .into_iter()
@@ -214,24 +239,22 @@ impl TopicAdmin {
         let options = AdminOptions::new()
             .request_timeout(Some(REQUEST_TIMEOUT))
             .operation_timeout(Some(REQUEST_TIMEOUT));
-        let topic = missing.first().cloned().unwrap_or_default();
-        let results = self
-            .0
-            .create_topics(&wanted, &options)
-            .await
-            .map_err(|cause| TopicsError::Unreachable { topic, cause })?;
+        let results = self.0.create_topics(&wanted, &options).await.map_err(|cause| {
+            let topic = missing.first().map_or_else(String::new, |name| (*name).clone());
+            TopicsError::Unreachable { topic, cause }
+        })?;
+        let mut created = BTreeSet::new();
         for result in results {
             match result {
-                // Another instance that starts at the same time may have been faster.
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Ok(topic) => {
+                    created.insert(topic);
+                }
+                // Another instance that starts at the same time was faster.
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => return Err(TopicsError::Create { topic, code }),
             }
         }
-        for state in states.iter_mut().filter(|state| missing.contains(&state.name)) {
-            state.finding = Finding::Created;
-            state.partitions = usize::try_from(topics.partitions).unwrap_or(0);
-        }
-        Ok(())
+        Ok(created)
     }
 }
 
