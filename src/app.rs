@@ -1,6 +1,7 @@
 //! Wiring and life cycle: start, serve, drain, stop.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::TcpListener,
     os::unix::net::UnixListener,
@@ -16,13 +17,14 @@ use actix_web::{
 use jiff::Timestamp;
 use tokio::{
     runtime::Handle,
-    task::spawn_blocking,
+    sync::watch,
+    task::{JoinSet, spawn_blocking},
     time::{sleep, timeout_at},
 };
 
 use crate::{
     config::{Http, Settings},
-    delivery::Delivery,
+    delivery::{Delivery, drain::drain, recent::Recent},
     event::kind::Kind,
     http::{Relay, State, admin::routes, receive::receive},
     kafka::{
@@ -32,10 +34,18 @@ use crate::{
     },
     metrics::Metrics,
     moment::Moment,
+    spool::{OpenError, Spool},
 };
 
 /// How often Kafka is asked whether it is there, and a cluster that was not reached is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// How often Kafka is asked while a topic is down.
+const PROBE_EVERY_WHILE_DOWN: Duration = Duration::from_millis(250);
+
+/// How long the producer may make no report although records wait for theirs: longer than
+/// `message.timeout.ms` lets any wait.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 /// How often a worker shows that its event loop turns.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -67,6 +77,9 @@ pub enum StartError {
     /// The topics are not as they have to be.
     #[error(transparent)]
     Topics(#[from] TopicsError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] OpenError),
     /// The HTTP server does not take the listener.
     #[error("cannot serve: {0}")]
     Serve(#[source] io::Error),
@@ -105,7 +118,23 @@ pub async fn run(
     // A record that outlives its answer would be sent for a sender who was told to try again.
     let answer_within = settings.http.limits.answer_within.as_millis().to_string();
     properties.0.entry("message.timeout.ms".to_owned()).or_insert(answer_within);
-    let publisher = Publisher::new(&properties, Arc::clone(&metrics))?;
+    let spool = match &settings.spool {
+        Some(spool) => Some(Arc::new(Spool::open(&spool.path, spool.max_bytes, &metrics)?)),
+        None => None,
+    };
+    let waiting = spool.as_ref().map_or_else(Vec::new, |spool| spool.topics());
+    let names = settings.kafka.topics.distinct().into_keys().map(str::to_owned);
+    let topics: BTreeSet<String> = names.chain(waiting).collect();
+    let publisher =
+        Arc::new(Publisher::new(&properties, topics.iter().cloned(), Arc::clone(&metrics))?);
+    let (stop, stopped) = watch::channel(());
+    let mut drains = JoinSet::new();
+    if let Some(spool) = &spool {
+        for topic in topics {
+            let (publisher, spool) = (Arc::clone(&publisher), Arc::clone(spool));
+            drains.spawn_local(drain(publisher, spool, topic, stopped.clone()));
+        }
+    }
     if settings.kafka.allow_weaker_delivery {
         tracing::warn!("kafka.allow_weaker_delivery is on: a 2xx may be worth less than promised");
     }
@@ -116,6 +145,9 @@ pub async fn run(
             publisher,
             topics: settings.kafka.topics,
             format: settings.kafka.event_format,
+            recent: Recent::new(settings.delivery.recent_max),
+            spool,
+            patience: settings.delivery.patience,
             metrics: Arc::clone(&metrics),
         },
         metrics,
@@ -129,7 +161,13 @@ pub async fn run(
     let private = serve_admin(listeners.admin, &relay).map_err(StartError::Serve)?;
     let ended = tokio::select! {
         error = watch_kafka(&relay, &admin) => Err(error.into()),
-        () = shutdown => Ok(drain(&relay, &public, within).await),
+        () = shutdown => {
+            let stop_drains = async {
+                drop(stop);
+                drains.join_all().await;
+            };
+            Ok(shut_down(&relay, &public, stop_drains, within).await)
+        }
     };
     public.stop(false).await;
     private.stop(false).await;
@@ -198,15 +236,30 @@ async fn watch_kafka(relay: &web::Data<Relay>, admin: &Arc<TopicAdmin>) -> Topic
                 Err(error) if error.is_transient() => tracing::error!("{error}; trying again"),
                 Err(error) => return error,
             }
-        } else if !relay.delivery.publisher.health().is_fresh(PROBE_EVERY) {
+        } else {
             let relay = relay.clone();
-            let probe = move || {
-                let topic = relay.delivery.topics.name(Kind::PaymentReceived);
-                relay.delivery.publisher.probe(topic, PROBE_EVERY);
-            };
-            spawn_blocking(probe).await.expect("a probe does not panic");
+            let tend = move || tend_producer(&relay);
+            spawn_blocking(tend).await.expect("tending the producer does not panic");
         }
-        sleep(PROBE_EVERY).await;
+        let is_down = relay.delivery.publisher.health().down().is_some();
+        sleep(if is_down { PROBE_EVERY_WHILE_DOWN } else { PROBE_EVERY }).await;
+    }
+}
+
+/// Replaces a producer that is stuck, and asks Kafka whether it is there unless that is known;
+/// blocks meanwhile.
+fn tend_producer(relay: &Relay) {
+    let publisher = &relay.delivery.publisher;
+    if publisher.is_stuck(STUCK_AFTER) {
+        tracing::error!("the producer makes no progress and is replaced");
+        if let Err(error) = publisher.replace() {
+            tracing::error!("{error}");
+        }
+    }
+    let down = publisher.health().down();
+    if down.is_some() || !publisher.health().is_fresh(PROBE_EVERY) {
+        let topic = down.unwrap_or_else(|| relay.delivery.topics.name(Kind::PaymentReceived));
+        publisher.probe(topic, PROBE_EVERY);
     }
 }
 
@@ -232,13 +285,20 @@ async fn prepare_topics(
 }
 
 /// Takes nothing new, finishes what is under way, and sees that every record has its report.
-async fn drain(relay: &web::Data<Relay>, public: &ServerHandle, within: Duration) -> Left {
+async fn shut_down(
+    relay: &web::Data<Relay>,
+    public: &ServerHandle,
+    stop_drains: impl Future<Output = ()>,
+    within: Duration,
+) -> Left {
     let deadline = Instant::now() + within;
     tracing::info!(in_flight = relay.metrics.in_flight(), "shutting down");
     relay.state.drain();
     if timeout_at(deadline.into(), public.stop(true)).await.is_err() {
         tracing::error!("requests are still under way at the deadline of the shutdown");
     }
+    // What is left of the spool is for the next process; what is under way gets its report below.
+    timeout_at(deadline.into(), stop_drains).await.ok();
     let shared = relay.clone();
     let left = deadline.saturating_duration_since(Instant::now());
     let flush = spawn_blocking(move || shared.delivery.publisher.flush(left));

@@ -8,6 +8,7 @@ mod send;
 mod serve;
 mod show;
 mod sign;
+mod spool;
 mod tail;
 mod topics;
 mod verify;
@@ -56,6 +57,8 @@ enum Command {
     Topics(topics::TopicsCommand),
     /// Print the events of the topics as they come
     Tail(tail::Tail),
+    /// Look at the events that wait for Kafka, or get back those of a damaged file
+    Spool(spool::SpoolCommand),
     /// Print the JSON Schema of an event's data
     Schema,
     /// Print the completions for a shell
@@ -102,6 +105,7 @@ pub(crate) fn run() -> ExitCode {
         Command::CheckConfig(check) => check.run(config),
         Command::Topics(topics) => topics.run(config),
         Command::Tail(tail) => tail.run(config),
+        Command::Spool(spool) => spool.run(config),
         Command::Schema => schema(),
         Command::Completions { shell } => completions(shell),
     };

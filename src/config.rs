@@ -17,7 +17,7 @@ use config::{Config, ConfigError, Environment, File, FileFormat, Map, Value, Val
 use tracing_subscriber::filter::Targets;
 
 use self::{
-    meaning::{ADDRESS, application, http, kafka, log, parse_address},
+    meaning::{ADDRESS, application, delivery, http, kafka, log, parse_address, spool},
     section::{Section, flatten, origin, with_dots},
 };
 use crate::{
@@ -42,8 +42,30 @@ pub struct Settings {
     pub log: Log,
     /// Kafka.
     pub kafka: Kafka,
+    /// What becomes of events.
+    pub delivery: Delivery,
+    /// The spool, if there is one.
+    pub spool: Option<Spool>,
     /// The applications by name.
     pub applications: BTreeMap<String, Application>,
+}
+
+/// What becomes of events.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Acknowledged webhooks that are known again.
+    pub recent_max: usize,
+    /// How long Kafka may take before an event goes to the spool.
+    pub patience: Duration,
+}
+
+/// Where events wait that Kafka cannot take.
+#[derive(Debug)]
+pub struct Spool {
+    /// The directory.
+    pub path: PathBuf,
+    /// Bytes on disk.
+    pub max_bytes: u64,
 }
 
 /// The public listener.
@@ -211,6 +233,17 @@ impl Written {
         if mistakes.is_empty() { Ok(kafka) } else { Err(Mistakes(mistakes)) }
     }
 
+    /// Reads the settings of the spool alone, for commands that take no webhooks.
+    ///
+    /// # Errors
+    /// With everything that is wrong with them.
+    pub fn understand_spool(self) -> Result<Option<Spool>, Mistakes> {
+        let mistakes = RefCell::new(Vec::new());
+        let spool = spool(Section::new("", self.0, &mistakes).section("spool"));
+        let mistakes = mistakes.into_inner();
+        if mistakes.is_empty() { Ok(spool) } else { Err(Mistakes(mistakes)) }
+    }
+
     /// Reads what was written, and the files it names, as it is meant.
     ///
     /// # Errors
@@ -229,6 +262,8 @@ impl Written {
             },
             log: log(relay.section("log")),
             kafka: kafka(relay.section("kafka")),
+            delivery: delivery(relay.section("delivery")),
+            spool: spool(relay.section("spool")),
             applications: relay
                 .section("applications")
                 .sections()

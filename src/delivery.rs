@@ -1,31 +1,47 @@
-//! What becomes of an event: it is published, or it is refused.
+//! What becomes of an event: it is published, spooled, or refused.
 
-use std::{sync::Arc, time::Instant};
+pub mod drain;
+pub mod recent;
+
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout_at;
 
+use self::recent::{Digest, Recent, Seen};
 use crate::{
     event::Event,
     kafka::{
-        publisher::{PublishError, Publisher, Receipt},
+        publisher::Publisher,
+        report::{PublishError, Receipt, Report},
         topics::Topics,
     },
     metrics::Metrics,
     record::{EventFormat, Record},
+    spool::{Entry, Spool, SpoolError},
 };
 
 /// Brings events to where they are safe.
 #[derive(Debug)]
 pub struct Delivery {
     /// The producer.
-    pub publisher: Publisher,
+    pub publisher: Arc<Publisher>,
     /// Where the events of each kind go.
     pub topics: Topics,
     /// How an event stands in a record.
     pub format: EventFormat,
+    /// What was acknowledged lately.
+    pub recent: Recent,
+    /// Where events wait that Kafka cannot take now.
+    pub spool: Option<Arc<Spool>>,
+    /// How long Kafka may take before an event goes to the spool.
+    pub patience: Duration,
     /// Where it is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -34,90 +50,212 @@ pub struct Delivery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// All in-sync replicas have every one of them.
-    Published(Vec<Published>),
+    Published(Arc<[Published]>),
+    /// They had them before: a twin of this webhook was acknowledged.
+    Duplicate(Arc<[Published]>),
+    /// They are on disk, synced, and Kafka will get them.
+    Spooled(Vec<Spooled>),
     /// One is over Kafka's limit; a retry cannot help.
     TooLarge,
-    /// Kafka did not take them all; a retry can help, and gives the same ids.
+    /// They are not all safe; a retry can help, and gives the same ids.
     Unavailable(Unavailable),
 }
 
 /// An event that Kafka acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Published {
+    /// Which event it is.
+    #[serde(flatten)]
+    pub event: Spooled,
+    /// Where the record stands in the topic.
+    #[serde(flatten)]
+    pub receipt: Receipt,
+}
+
+/// An event that Kafka will get.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Spooled {
     /// The event's id.
     pub id: String,
     /// The event's CloudEvents type.
     #[serde(rename = "type")]
     pub ce_type: &'static str,
-    /// The topic of the record.
+    /// The topic of its record.
     pub topic: String,
-    /// Where the record stands in it.
-    #[serde(flatten)]
-    pub receipt: Receipt,
 }
 
-/// Why Kafka did not take the events.
+/// Why the events are not safe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
-    /// It refused, or the producer did.
+    /// Kafka refused, or the producer did.
     #[error("{0}")]
     Refused(PublishError),
-    /// It did not acknowledge within the time that there is for an answer.
+    /// Kafka did not acknowledge within the time that there is for an answer.
     #[error("Kafka did not acknowledge in time")]
     TimedOut,
-}
-
-impl From<PublishError> for Outcome {
-    fn from(error: PublishError) -> Self {
-        match error {
-            PublishError::TooLarge => Self::TooLarge,
-            PublishError::QueueFull | PublishError::Refused(_) | PublishError::Gone => {
-                Self::Unavailable(Unavailable::Refused(error))
-            }
-        }
-    }
+    /// Kafka is known not to take records of this topic, so nothing was tried.
+    #[error("Kafka is known not to take records of this topic")]
+    KnownDown,
+    /// Neither Kafka nor the spool took them.
+    #[error("{0}")]
+    Spool(SpoolError),
 }
 
 impl Delivery {
-    /// Publishes the events of one webhook, and waits until the deadline for all reports.
+    /// Brings the events of one webhook to safety, or says by the deadline that they are not.
     ///
-    /// Where it ends in anything but `Published`, some records may be in Kafka all the same: a
+    /// Where it ends in `TooLarge` or `Unavailable`, some records may be in Kafka all the same: a
     /// retry gives them again, with the same ids.
     pub async fn deliver(
+        &self,
+        digest: Digest,
+        events: &[Event<'_>],
+        received: Timestamp,
+        deadline: Instant,
+    ) -> Outcome {
+        loop {
+            match self.recent.enter(digest) {
+                Seen::Acknowledged(published) => return Outcome::Duplicate(published),
+                Seen::UnderWay(twin) => match timeout_at(deadline.into(), twin.wait()).await {
+                    Ok(Some(published)) => return Outcome::Duplicate(published),
+                    // The first has failed: this one may try.
+                    Ok(None) => {}
+                    Err(_elapsed) => return Outcome::Unavailable(Unavailable::TimedOut),
+                },
+                Seen::First(claim) => {
+                    let outcome = self.publish_or_spool(events, received, deadline).await;
+                    if let Outcome::Published(published) = &outcome {
+                        claim.acknowledge(Arc::clone(published));
+                    }
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    async fn publish_or_spool(
         &self,
         events: &[Event<'_>],
         received: Timestamp,
         deadline: Instant,
     ) -> Outcome {
-        let started = Instant::now();
-        let mut reports = Vec::with_capacity(events.len());
-        let mut copies = Vec::new();
-        for event in events {
-            let record = Record::new(event, self.format);
-            let enqueue =
-                |topic| self.publisher.enqueue(topic, &record, received.as_millisecond()).wait();
-            reports.push(enqueue(self.topics.name(event.kind)));
-            copies.extend(self.topics.all.as_deref().map(enqueue));
-        }
-        let all_reports = async { (join_all(reports).await, join_all(copies).await) };
-        let Ok((receipts, copies)) = timeout_at(deadline.into(), all_reports).await else {
-            return Outcome::Unavailable(Unavailable::TimedOut);
+        let (entries, oversized): (Vec<_>, Vec<_>) = self
+            .entries(events, received)
+            .into_iter()
+            .partition(|entry| !self.publisher.is_too_large(&entry.record));
+        let outcome = if self.may_publish(&entries) {
+            match self.try_kafka(&entries, deadline).await {
+                Ok(receipts) => Outcome::Published(self.published(events, receipts)),
+                Err(Unavailable::Refused(PublishError::TooLarge)) => Outcome::TooLarge,
+                Err(refusal) => self.spool_instead(events, entries, refusal, deadline).await,
+            }
+        } else {
+            self.spool_instead(events, entries, Unavailable::KnownDown, deadline).await
         };
-        for (event, _) in events.iter().zip(&receipts).filter(|(_, receipt)| receipt.is_ok()) {
-            let kind = event.kind.suffix();
-            self.metrics.published_events.with_label_values(&[kind]).inc();
+        if !oversized.is_empty() && matches!(outcome, Outcome::Published(_) | Outcome::Spooled(_)) {
+            // The others of its list are safe, and a retry cannot help this one.
+            return Outcome::TooLarge;
         }
+        outcome
+    }
+
+    /// Publishes entries, and waits for Kafka as long as is of use.
+    async fn try_kafka(
+        &self,
+        entries: &[Entry],
+        deadline: Instant,
+    ) -> Result<Vec<Receipt>, Unavailable> {
+        let started = Instant::now();
+        let mut publish = pin!(self.publish(entries));
+        let patience = deadline.min(started + self.patience);
+        let mut published = timeout_at(patience.into(), &mut publish).await;
+        if published.is_err() {
+            for entry in entries {
+                self.publisher.health().note_overdue(&entry.topic, self.patience);
+            }
+            if self.spool.is_none() {
+                published = timeout_at(deadline.into(), publish).await;
+            }
+        }
+        let receipts = published.map_err(|_elapsed| Unavailable::TimedOut)?;
         // What a retry can mend comes first: told 413, a sender would not come again.
-        let failures = receipts.iter().chain(&copies).filter_map(|result| result.err());
-        if let Some(error) = failures.max_by_key(|error| *error != PublishError::TooLarge) {
-            return error.into();
+        let refusals = receipts.iter().filter_map(|receipt| receipt.err());
+        if let Some(error) = refusals.max_by_key(|error| *error != PublishError::TooLarge) {
+            return Err(Unavailable::Refused(error));
         }
         self.metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
-        let published =
-            events.iter().zip(receipts.into_iter().flatten()).map(|(event, receipt)| {
-                let topic = self.topics.name(event.kind).to_owned();
-                Published { id: event.id.clone(), ce_type: event.kind.ce_type(), topic, receipt }
-            });
-        Outcome::Published(published.collect())
+        Ok(receipts.into_iter().flatten().collect())
+    }
+
+    /// What is to be published: a record an event, and a copy where one topic gets all.
+    fn entries(&self, events: &[Event<'_>], received: Timestamp) -> Vec<Entry> {
+        let timestamp_ms = received.as_millisecond();
+        let of = |event: &Event<'_>, topic: &str| Entry {
+            topic: topic.to_owned(),
+            timestamp_ms,
+            record: Record::new(event, self.format),
+        };
+        let own = events.iter().map(|event| of(event, self.topics.name(event.kind)));
+        let all = self.topics.all.iter();
+        own.chain(all.flat_map(|all| events.iter().map(move |event| of(event, all)))).collect()
+    }
+
+    /// Whether Kafka is to be tried: nothing of these keys waits in the spool, and no topic is
+    /// known to be down.
+    fn may_publish(&self, entries: &[Entry]) -> bool {
+        entries.iter().all(|Entry { topic, record, .. }| {
+            let waiting = self.spool.as_ref().map_or(0, |spool| spool.count(topic));
+            let held = self.spool.as_ref().is_some_and(|spool| spool.holds(topic, &record.key));
+            // Where entries wait, the drain tries for all.
+            !held
+                && (self.publisher.health().is_up(topic)
+                    || waiting == 0 && self.publisher.health().admits_trial(topic))
+        })
+    }
+
+    /// Publishes entries, and waits for every report.
+    async fn publish(&self, entries: &[Entry]) -> Vec<Result<Receipt, PublishError>> {
+        let enqueue = |Entry { topic, timestamp_ms, record }: &Entry| {
+            self.publisher.enqueue(topic, record, *timestamp_ms)
+        };
+        // All are handed over before any is waited for.
+        let reports: Vec<_> = entries.iter().map(|entry| (entry, enqueue(entry))).collect();
+        let wait = |(entry, report): (_, Report)| async move {
+            let mut receipt = report.wait().await;
+            // The producer was replaced: what it did not report goes out again.
+            while receipt == Err(PublishError::Replaced) {
+                receipt = enqueue(entry).wait().await;
+            }
+            receipt
+        };
+        join_all(reports.into_iter().map(wait)).await
+    }
+
+    fn published(&self, events: &[Event<'_>], receipts: Vec<Receipt>) -> Arc<[Published]> {
+        let events = self.names(events).zip(receipts);
+        events.map(|(event, receipt)| Published { event, receipt }).collect()
+    }
+
+    fn names<'e>(&'e self, events: &'e [Event<'_>]) -> impl Iterator<Item = Spooled> + 'e {
+        events.iter().map(|event| Spooled {
+            id: event.id.clone(),
+            ce_type: event.kind.ce_type(),
+            topic: self.topics.name(event.kind).to_owned(),
+        })
+    }
+
+    async fn spool_instead(
+        &self,
+        events: &[Event<'_>],
+        entries: Vec<Entry>,
+        refusal: Unavailable,
+        deadline: Instant,
+    ) -> Outcome {
+        let Some(spool) = &self.spool else { return Outcome::Unavailable(refusal) };
+        match timeout_at(deadline.into(), spool.append(entries)).await {
+            Ok(Ok(())) => Outcome::Spooled(self.names(events).collect()),
+            Ok(Err(error)) => Outcome::Unavailable(Unavailable::Spool(error)),
+            Err(_elapsed) => Outcome::Unavailable(Unavailable::TimedOut),
+        }
     }
 }

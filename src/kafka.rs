@@ -2,8 +2,10 @@
 
 pub mod context;
 pub mod embedded;
+pub mod health;
 pub mod publisher;
 pub mod reader;
+pub mod report;
 pub mod topics;
 
 use std::{collections::BTreeMap, fmt};

@@ -12,5 +12,6 @@ pub mod kafka;
 pub mod metrics;
 pub mod moment;
 pub mod record;
+pub mod spool;
 pub mod telemetry;
 pub mod webhook;

@@ -3,10 +3,9 @@
 //! The books balance: received = the sum of the outcomes + in flight.
 
 use prometheus::{
-    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
-use rdkafka::Statistics;
 
 /// Seconds, from a quarter of a millisecond to the ten seconds past every deadline.
 const SECONDS: [f64; 15] =
@@ -26,14 +25,32 @@ pub struct Metrics {
     pub answer_seconds: HistogramVec,
     /// Seconds from handing records to the producer to the last delivery report.
     pub publish_seconds: Histogram,
-    /// Events that Kafka acknowledged, by type.
+    /// Records that Kafka acknowledged, by topic.
     pub published_events: IntCounterVec,
     /// Checksums that held, by application, key, placement and method.
     pub verified: IntCounterVec,
-    queue_records: IntGauge,
-    queue_bytes: IntGauge,
-    broker_up: IntGaugeVec,
-    broker_round_trip: GaugeVec,
+    /// Events that are on disk and not in Kafka.
+    pub spool_events: IntGauge,
+    /// Bytes of the spool's file that hold something.
+    pub spool_bytes: IntGauge,
+    /// Bytes that the spool may take.
+    pub spool_bytes_max: IntGauge,
+    /// Seconds that a commit of the spool takes, its sync included.
+    pub spool_commit_seconds: Histogram,
+    /// Commits that failed.
+    pub spool_errors: IntCounter,
+    /// Files that were damaged and set aside.
+    pub spool_damaged: IntCounter,
+    /// Producers that made no progress and were replaced.
+    pub kafka_producers_replaced: IntCounter,
+    /// Records that librdkafka holds.
+    pub kafka_queue_records: IntGauge,
+    /// Bytes of the records that librdkafka holds.
+    pub kafka_queue_bytes: IntGauge,
+    /// Whether the connection to a broker stands, by its id.
+    pub kafka_broker_up: IntGaugeVec,
+    /// Seconds of the round trip to a broker, by its id.
+    pub kafka_broker_round_trip: GaugeVec,
 }
 
 impl Default for Metrics {
@@ -43,6 +60,7 @@ impl Default for Metrics {
             register(&registry, IntCounterVec::new(options(name, help), labels))
         };
         let gauge = |name, help| register(&registry, IntGauge::with_opts(options(name, help)));
+        let count = |name, help| register(&registry, IntCounter::with_opts(options(name, help)));
         let gauge_vec = |name, help, labels: &[&str]| {
             register(&registry, IntGaugeVec::new(options(name, help), labels))
         };
@@ -76,25 +94,47 @@ impl Default for Metrics {
             ),
             published_events: counter(
                 "published_events_total",
-                "Events that Kafka acknowledged, by type",
-                &["type"],
+                "Records that Kafka acknowledged, by topic: at once, late, or from the spool",
+                &["topic"],
             ),
             verified: counter(
                 "verified_total",
                 "Checksums that held, by application, key, placement and method",
                 &["application", "key", "placement", "method"],
             ),
-            queue_records: gauge(
+            spool_events: gauge("spool_events", "Events that are on disk and not in Kafka"),
+            spool_bytes: gauge("spool_bytes", "Bytes of the spool's file that hold something"),
+            spool_bytes_max: gauge(
+                "spool_bytes_max",
+                "Bytes of the spool's file that may hold something; the log has the rest",
+            ),
+            spool_commit_seconds: register(
+                &registry,
+                Histogram::with_opts(histogram(
+                    "spool_commit_seconds",
+                    "A commit of the spool, its sync included",
+                )),
+            ),
+            spool_errors: count("spool_errors_total", "Commits of the spool that failed"),
+            spool_damaged: count("spool_damaged_total", "Spools that were damaged and set aside"),
+            kafka_producers_replaced: count(
+                "kafka_producers_replaced_total",
+                "Producers that made no progress and were replaced",
+            ),
+            kafka_queue_records: gauge(
                 "kafka_queue_records",
                 "Records that librdkafka holds, waiting or under way",
             ),
-            queue_bytes: gauge("kafka_queue_bytes", "Bytes of the records that librdkafka holds"),
-            broker_up: gauge_vec(
+            kafka_queue_bytes: gauge(
+                "kafka_queue_bytes",
+                "Bytes of the records that librdkafka holds",
+            ),
+            kafka_broker_up: gauge_vec(
                 "kafka_broker_up",
                 "Whether the connection to a broker stands, by broker id",
                 &["broker"],
             ),
-            broker_round_trip: register(
+            kafka_broker_round_trip: register(
                 &registry,
                 GaugeVec::new(
                     options(
@@ -122,23 +162,6 @@ impl Metrics {
             .encode(&self.registry.gather(), &mut text)
             .expect("a text of our own metrics can be written to memory");
         text
-    }
-
-    /// Takes what an operator needs from librdkafka's statistics.
-    pub fn note_statistics(&self, statistics: &Statistics) {
-        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        self.queue_records.set(gauge(statistics.msg_cnt));
-        self.queue_bytes.set(gauge(statistics.msg_size));
-        // Bootstrap connections have no id of their own.
-        for broker in statistics.brokers.values().filter(|broker| broker.nodeid >= 0) {
-            let id = broker.nodeid.to_string();
-            let is_up = broker.state == "UP";
-            self.broker_up.with_label_values(&[&id]).set(i64::from(is_up));
-            if let Some(round_trip) = broker.rtt.as_ref().filter(|window| window.cnt > 0) {
-                let microseconds = round_trip.p99 as f64;
-                self.broker_round_trip.with_label_values(&[&id]).set(microseconds / 1e6);
-            }
-        }
     }
 }
 

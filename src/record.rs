@@ -2,6 +2,8 @@
 //!
 //! Pure. Source: <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md>.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
@@ -23,7 +25,7 @@ pub struct Record {
     /// What decides the partition.
     pub key: String,
     /// Names and values, in UTF-8.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     /// The value, JSON.
     pub value: Vec<u8>,
 }
@@ -38,7 +40,7 @@ impl Record {
             EventFormat::Binary => (event.datacontenttype, serde_json::to_vec(&event.data)),
         };
         let mut headers = Vec::with_capacity(11);
-        headers.push(("content-type", content_type.to_owned()));
+        headers.push((Cow::Borrowed("content-type"), content_type.to_owned()));
         headers.extend(
             [
                 ("ce_specversion", event.specversion),
@@ -52,12 +54,17 @@ impl Record {
                 ("ce_receivedtime", event.receivedtime),
                 ("ce_authentication", event.authentication.as_str()),
             ]
-            .map(|(name, text)| (name, text.to_owned())),
+            .map(|(name, text)| (Cow::Borrowed(name), text.to_owned())),
         );
         Self {
             key: event.partitionkey.clone().into_owned(),
             headers,
             value: value.expect("strings, flags and raw JSON always serialise"),
         }
+    }
+
+    /// The id of the event.
+    pub fn id(&self) -> Option<&str> {
+        self.headers.iter().find(|(name, _)| name == "ce_id").map(|(_, id)| id.as_str())
     }
 }

@@ -81,7 +81,7 @@ impl Dev {
             .or_else(|| embedded.as_ref().map(EmbeddedBroker::bootstrap_servers))
             .unwrap_or_default();
         let settings = settings(&broker, embedded.is_none())?;
-        start_log(&settings)?;
+        start_log(&settings.log)?;
         let (http, http_address) = bind_tcp("http.listen", &self.listen)?;
         let (admin, admin_address) = bind_tcp("admin.listen", &self.admin_listen)?;
         let demonstration = Demonstration {
@@ -124,6 +124,8 @@ fn start_broker() -> Result<EmbeddedBroker, Failure> {
 fn settings(bootstrap_servers: &str, create_topics: bool) -> Result<Settings, Failure> {
     let instead = [
         ("LOG__LEVEL", "warn,librdkafka=error"),
+        // Whoever tries it sends the same sample again, and wants to see it land.
+        ("DELIVERY__RECENT_MAX", "0"),
         ("KAFKA__BOOTSTRAP_SERVERS", bootstrap_servers),
         ("KAFKA__TOPICS__CREATE", if create_topics { "true" } else { "false" }),
         ("APPLICATIONS__DEFAULT__CHECKSUM_KEYS__DEV", KEY),

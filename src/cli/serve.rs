@@ -16,7 +16,7 @@ use std::{
 use actix_web::rt::{self, System};
 use clickpesa_relay::{
     app::{self, HttpListener, Left, Listeners},
-    config::{Listen, Settings},
+    config::{Listen, Log, Settings},
     telemetry,
 };
 use jiff::Timestamp;
@@ -26,7 +26,7 @@ use super::{Failure, settings};
 
 pub(super) fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     let settings = settings(config)?;
-    start_log(&settings)?;
+    start_log(&settings.log)?;
     let listeners = bind(&settings)?;
     let left = serve(settings, listeners, pending())?;
     if left.is_nothing() {
@@ -38,8 +38,8 @@ pub(super) fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     Ok(ExitCode::FAILURE)
 }
 
-pub(super) fn start_log(settings: &Settings) -> Result<(), Failure> {
-    tracing::subscriber::set_global_default(telemetry::subscriber(&settings.log))
+pub(super) fn start_log(log: &Log) -> Result<(), Failure> {
+    tracing::subscriber::set_global_default(telemetry::subscriber(log))
         .map_err(|error| Failure::failed("cannot start the log", error))
 }
 

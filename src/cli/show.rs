@@ -49,6 +49,6 @@ pub(super) fn as_line(record: &StoredRecord) -> String {
 }
 
 /// A text from outside, without what could command a terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }

@@ -7,7 +7,7 @@ use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
 use super::{
-    Http, Kafka, Listen, Log, LogFormat,
+    Delivery, Http, Kafka, Listen, Log, LogFormat, Spool,
     section::{Entry, Section, parse_duration},
 };
 use crate::{
@@ -120,6 +120,25 @@ pub(super) fn kafka(mut section: Section<'_>) -> Kafka {
     properties.0.insert("bootstrap.servers".to_owned(), bootstrap_servers);
     section.end();
     Kafka { properties, allow_weaker_delivery, event_format, topics }
+}
+
+pub(super) fn delivery(mut section: Section<'_>) -> Delivery {
+    let delivery = Delivery {
+        recent_max: section.number("recent_max", 0..=10_000_000),
+        patience: section.duration("patience"),
+    };
+    section.end();
+    delivery
+}
+
+pub(super) fn spool(mut section: Section<'_>) -> Option<Spool> {
+    let path = section.read("path", "an absolute path, or \"\" for no spool", |written| {
+        let path = PathBuf::from(written);
+        (written.is_empty() || path.is_absolute()).then_some(path)
+    });
+    let max_bytes = section.number("max_bytes", 16 << 20..=1 << 50);
+    section.end();
+    (path != PathBuf::new()).then_some(Spool { path, max_bytes: max_bytes as u64 })
 }
 
 fn topics(mut section: Section<'_>) -> Topics {

@@ -3,7 +3,7 @@
 use actix_web::{HttpResponse, web};
 
 use super::Relay;
-use crate::kafka::context::SILENCE_MAX;
+use crate::kafka::health::SILENCE_MAX;
 
 /// Adds the pages.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -35,6 +35,8 @@ async fn live(relay: web::Data<Relay>) -> HttpResponse {
 async fn ready(relay: web::Data<Relay>) -> HttpResponse {
     let hindrance = if relay.state.is_draining() {
         Some("shutting down")
+    } else if relay.delivery.spool.as_ref().is_some_and(|spool| spool.has_room()) {
+        None
     } else if !relay.state.has_topics() {
         Some("Kafka has not been reached yet to see to the topics")
     } else if !relay.delivery.publisher.health().is_ready() {

@@ -1,6 +1,6 @@
 //! The table of answers: the one place where what happened becomes HTTP, labels and a log level.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use actix_web::{
     HttpResponse,
@@ -10,7 +10,8 @@ use http_api_problem::HttpApiProblem;
 use serde::Serialize;
 
 use crate::{
-    delivery::{Outcome, Published, Unavailable},
+    delivery::{Outcome, Published, Spooled, Unavailable},
+    spool::SpoolError,
     webhook::{Malformed, checksum::Unauthentic},
 };
 
@@ -21,7 +22,11 @@ pub const RETRY_AFTER_SECONDS: u32 = 5;
 #[derive(Debug)]
 pub enum Answer {
     /// Kafka acknowledged every event of it.
-    Published(Vec<Published>),
+    Published(Arc<[Published]>),
+    /// Kafka acknowledged a twin of it before.
+    Duplicate(Arc<[Published]>),
+    /// Every event of it is on disk, synced.
+    Spooled(Vec<Spooled>),
     /// The body cannot be a webhook.
     Malformed(Malformed),
     /// The body did not arrive whole.
@@ -93,14 +98,12 @@ impl Answer {
             title,
             level: Level::Error,
         };
+        let taken =
+            |status, outcome| Row { status, outcome, reason: "", title: "", level: Level::Info };
         match self {
-            Self::Published(_) => Row {
-                status: StatusCode::OK,
-                outcome: "published",
-                reason: "",
-                title: "",
-                level: Level::Info,
-            },
+            Self::Published(_) => taken(StatusCode::OK, "published"),
+            Self::Duplicate(_) => taken(StatusCode::OK, "duplicate"),
+            Self::Spooled(_) => taken(StatusCode::ACCEPTED, "spooled"),
             Self::Malformed(Malformed::Empty) => {
                 rejected(StatusCode::BAD_REQUEST, "empty", "The body is empty")
             }
@@ -164,6 +167,15 @@ impl Answer {
             Self::Unavailable(Unavailable::TimedOut) => {
                 failed("kafka_timeout", "The event could not be stored in time; try again")
             }
+            Self::Unavailable(Unavailable::KnownDown) => {
+                failed("kafka_down", "The event cannot be stored now; try again")
+            }
+            Self::Unavailable(Unavailable::Spool(SpoolError::Full)) => {
+                failed("spool_full", "The event cannot be stored now; try again")
+            }
+            Self::Unavailable(Unavailable::Spool(SpoolError::Unwritable)) => {
+                failed("spool_unwritable", "The event cannot be stored now; try again")
+            }
             Self::Draining => failed("draining", "The relay is shutting down; try again"),
             Self::Bug => {
                 Row { status: StatusCode::INTERNAL_SERVER_ERROR, ..failed("bug", "Internal error") }
@@ -173,10 +185,13 @@ impl Answer {
 
     /// The response.
     pub fn into_response(self) -> HttpResponse {
-        let Row { status, reason, title, .. } = self.row();
+        let Row { status, outcome, reason, title, .. } = self.row();
         let mut response = HttpResponse::build(status);
-        if let Self::Published(events) = self {
-            return response.json(PublishedBody { status: "published", events: &events });
+        if let Self::Published(events) | Self::Duplicate(events) = &self {
+            return response.json(Taken { status: outcome, events });
+        }
+        if let Self::Spooled(events) = &self {
+            return response.json(Taken { status: outcome, events });
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.insert_header((header::ALLOW, "POST"));
@@ -194,20 +209,25 @@ impl Answer {
 
 /// The body of a 2xx.
 #[derive(Serialize)]
-struct PublishedBody<'a> {
+struct Taken<'a, E> {
     status: &'static str,
-    events: &'a [Published],
+    events: &'a [E],
 }
 
 /// What the log says beyond outcome and reason: ids and places, causes; never what a body says.
 impl fmt::Display for Answer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Published(events) => events.iter().enumerate().try_for_each(|(index, event)| {
-                let comma = if index == 0 { "" } else { "," };
-                let Published { id, topic, receipt, .. } = event;
-                write!(formatter, "{comma}{id}@{topic}/{}/{}", receipt.partition, receipt.offset)
-            }),
+            Self::Published(events) | Self::Duplicate(events) => join(
+                formatter,
+                events,
+                |Published { event: Spooled { id, topic, .. }, receipt }| {
+                    format!("{id}@{topic}/{}/{}", receipt.partition, receipt.offset)
+                },
+            ),
+            Self::Spooled(events) => {
+                join(formatter, events, |Spooled { id, topic, .. }| format!("{id}@{topic}"))
+            }
             Self::Malformed(cause) => cause.fmt(formatter),
             Self::Unauthentic(cause) => cause.fmt(formatter),
             Self::Unavailable(cause) => cause.fmt(formatter),
@@ -223,6 +243,14 @@ impl fmt::Display for Answer {
             | Self::Bug => formatter.write_str(self.row().title),
         }
     }
+}
+
+fn join<T>(
+    formatter: &mut fmt::Formatter<'_>,
+    items: &[T],
+    show: impl Fn(&T) -> String,
+) -> fmt::Result {
+    formatter.write_str(&items.iter().map(show).collect::<Vec<_>>().join(","))
 }
 
 impl From<Malformed> for Answer {
@@ -241,6 +269,8 @@ impl From<Outcome> for Answer {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Published(events) => Self::Published(events),
+            Outcome::Duplicate(events) => Self::Duplicate(events),
+            Outcome::Spooled(events) => Self::Spooled(events),
             Outcome::TooLarge => Self::EventTooLarge,
             Outcome::Unavailable(cause) => Self::Unavailable(cause),
         }

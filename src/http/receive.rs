@@ -11,6 +11,7 @@ use actix_web::{
     web,
 };
 use futures_util::{FutureExt, StreamExt};
+use sha2::{Digest as _, Sha256};
 use tokio::time::timeout_at;
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
     answer::{Answer, Level, Row},
 };
 use crate::{
+    delivery::recent::Digest,
     event::normalise::{Circumstances, normalise},
     webhook::{Unverified, checksum::Proof},
 };
@@ -66,7 +68,8 @@ async fn take(
         return Err(Answer::TooManyEvents);
     }
     let deadline = started + relay.limits.answer_within;
-    Ok(relay.delivery.deliver(&events, received, deadline).await.into())
+    let digest = digest(&application.name, &body);
+    Ok(relay.delivery.deliver(digest, &events, received, deadline).await.into())
 }
 
 fn require_post(request: &HttpRequest) -> Result<(), Answer> {
@@ -116,6 +119,12 @@ async fn read_body(
 
 fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r [u8]> {
     request.headers().get(name).map(HeaderValue::as_bytes)
+}
+
+/// What two posts of one webhook have in common.
+fn digest(application: &str, body: &[u8]) -> Digest {
+    let hash = Sha256::new().chain_update(application).chain_update([0]).chain_update(body);
+    hash.finalize().into()
 }
 
 fn note_proofs(relay: &Relay, application: &Application, proofs: &[Proof<'_>]) {

@@ -1,72 +1,18 @@
 //! What librdkafka tells us: delivery reports, statistics, errors, its log.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
+use super::{
+    health::Health,
+    report::{PublishError, Receipt, ReportTo},
+};
+use crate::metrics::Metrics;
 use rdkafka::{
     ClientContext, Message, Statistics,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{DeliveryResult, ProducerContext},
 };
-use tokio::sync::oneshot;
-
-use super::publisher::{PublishError, Receipt};
-use crate::{metrics::Metrics, moment::Moment};
-
-/// How long an acknowledgement or an answered probe speaks for Kafka's health.
-pub const EVIDENCE_LASTS: Duration = Duration::from_secs(10);
-
-/// How long librdkafka may be silent, whose statistics come every second, before it is called
-/// stuck.
-pub const SILENCE_MAX: Duration = Duration::from_secs(30);
-
-/// When Kafka was last heard of.
-#[derive(Debug)]
-pub struct Health {
-    answered: Moment,
-    refused: Moment,
-    statistics: Moment,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        let never = Moment::never();
-        let statistics = never.clone();
-        // The first come after a second: until then, silence is no sign of anything.
-        statistics.note();
-        Self { answered: never.clone(), refused: never, statistics }
-    }
-}
-
-impl Health {
-    /// Kafka acknowledged a record or answered a probe.
-    pub fn note_answer(&self) {
-        self.answered.note();
-    }
-
-    /// Kafka refused a record or a probe, or did not answer in time.
-    pub fn note_refusal(&self) {
-        self.refused.note();
-    }
-
-    /// Whether the newest evidence is that Kafka takes records.
-    pub fn is_ready(&self) -> bool {
-        self.answered.is_after(&self.refused) && self.answered.is_within(EVIDENCE_LASTS)
-    }
-
-    /// Whether Kafka answered no longer ago than this.
-    pub fn is_fresh(&self, age: Duration) -> bool {
-        self.answered.is_within(age)
-    }
-
-    /// Whether librdkafka's thread still calls us.
-    pub fn is_live(&self) -> bool {
-        self.statistics.is_within(SILENCE_MAX)
-    }
-}
-
-/// What a delivery report is sent to.
-pub(super) type ReportTo = oneshot::Sender<Result<Receipt, PublishError>>;
 
 /// The receiver of librdkafka's calls.
 #[derive(Debug, Clone)]
@@ -91,13 +37,28 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.health.statistics.note();
-        self.metrics.note_statistics(&statistics);
+        self.health.note_statistics();
+        let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.kafka_queue_records.set(gauge(statistics.msg_cnt));
+        self.metrics.kafka_queue_bytes.set(gauge(statistics.msg_size));
+        // Bootstrap connections have no id of their own.
+        for broker in statistics.brokers.values().filter(|broker| broker.nodeid >= 0) {
+            let id = broker.nodeid.to_string();
+            let is_up = i64::from(broker.state == "UP");
+            self.metrics.kafka_broker_up.with_label_values(&[&id]).set(is_up);
+            if let Some(round_trip) = broker.rtt.as_ref().filter(|window| window.cnt > 0) {
+                let gauge = &self.metrics.kafka_broker_round_trip;
+                let microseconds = round_trip.p99 as f64;
+                gauge.with_label_values(&[&id]).set(microseconds / 1e6);
+            }
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if matches!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::AllBrokersDown)) {
-            self.health.note_refusal();
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.health.note_silence(),
+            Some(RDKafkaErrorCode::Fatal) => self.health.note_fatal_error(),
+            _ => {}
         }
         tracing::warn!(target: "librdkafka", %error, "{reason}");
     }
@@ -109,17 +70,19 @@ impl ProducerContext for Context {
     fn delivery(&self, result: &DeliveryResult<'_>, report_to: Self::DeliveryOpaque) {
         let report = match result {
             Ok(message) => {
-                self.health.note_answer();
+                self.health.note_acknowledgement(message.topic());
+                self.metrics.published_events.with_label_values(&[message.topic()]).inc();
                 Ok(Receipt { partition: message.partition(), offset: message.offset() })
             }
-            Err((error, _)) => {
+            Err((error, message)) => {
                 let error = PublishError::from(error);
-                if error != PublishError::TooLarge {
-                    self.health.note_refusal();
+                if !matches!(error, PublishError::TooLarge | PublishError::Replaced) {
+                    self.health.note_refusal(message.topic());
                 }
                 Err(error)
             }
         };
+        self.health.note_report();
         // Nobody waits any longer where the request was answered or given up on.
         report_to.send(report).ok();
     }

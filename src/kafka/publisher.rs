@@ -1,88 +1,89 @@
 //! The one producer of the process: idempotent, acknowledged by all in-sync replicas.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
+    ClientConfig,
     message::{Header, OwnedHeaders},
-    producer::{BaseRecord, Producer, ThreadedProducer},
+    producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer},
 };
-use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::{
     ClientError, Properties, client_config,
-    context::{Context, Health},
+    context::Context,
+    health::Health,
+    report::{PublishError, Report},
 };
 use crate::{metrics::Metrics, record::Record};
 
+/// librdkafka's default of `message.max.bytes`.
+const MESSAGE_MAX_BYTES: usize = 1_000_000;
+
+/// How long the reports of purged records may take.
+const PURGE_WITHIN: Duration = Duration::from_secs(1);
+
 /// Publishes records; to be shared by all who do.
 pub struct Publisher {
-    producer: ThreadedProducer<Context>,
-    health: Arc<Health>,
-}
-
-/// Where an acknowledged record stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Receipt {
-    /// The partition of the topic.
-    pub partition: i32,
-    /// The offset in the partition.
-    pub offset: i64,
-}
-
-/// Why a record is not in Kafka, as far as is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum PublishError {
-    /// The record is over a limit of the producer or of the topic; a retry cannot help.
-    #[error("the record is over Kafka's limit (message.max.bytes)")]
-    TooLarge,
-    /// librdkafka's queue is full; nothing was sent.
-    #[error("the producer's queue is full")]
-    QueueFull,
-    /// Kafka, or librdkafka for it, refused.
-    #[error("Kafka refused: {0}")]
-    Refused(RDKafkaErrorCode),
-    /// The producer went away without a report.
-    #[error("the producer is gone")]
-    Gone,
-}
-
-impl From<&KafkaError> for PublishError {
-    fn from(error: &KafkaError) -> Self {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge,
-            Some(RDKafkaErrorCode::QueueFull) => Self::QueueFull,
-            code => Self::Refused(code.unwrap_or(RDKafkaErrorCode::Unknown)),
-        }
-    }
-}
-
-/// The delivery report of a record that was enqueued.
-#[derive(Debug)]
-pub struct Report(oneshot::Receiver<Result<Receipt, PublishError>>);
-
-impl Report {
-    /// Waits for the report; the caller bounds the wait.
-    ///
-    /// # Errors
-    /// When the record is, as far as is known, not in Kafka.
-    pub async fn wait(self) -> Result<Receipt, PublishError> {
-        self.0.await.unwrap_or(Err(PublishError::Gone))
-    }
+    config: ClientConfig,
+    context: Context,
+    record_bytes_max: usize,
+    producer: RwLock<Arc<ThreadedProducer<Context>>>,
 }
 
 impl Publisher {
-    /// A producer with these properties on top of the relay's own.
+    /// A producer with these properties on top of the relay's own, for these topics.
     ///
     /// # Errors
     /// When librdkafka does not take the properties.
-    pub fn new(properties: &Properties, metrics: Arc<Metrics>) -> Result<Self, ClientError> {
-        let health = Arc::new(Health::default());
-        let context = Context { health: Arc::clone(&health), metrics };
-        let producer =
-            client_config(properties).create_with_context(context).map_err(ClientError)?;
-        Ok(Self { producer, health })
+    pub fn new(
+        properties: &Properties,
+        topics: impl IntoIterator<Item = String>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ClientError> {
+        let context = Context { health: Arc::new(Health::new(topics)), metrics };
+        let config = client_config(properties);
+        let producer = config.create_with_context(context.clone()).map_err(ClientError)?;
+        let given = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
+        let record_bytes_max = given.unwrap_or(MESSAGE_MAX_BYTES);
+        Ok(Self { config, context, record_bytes_max, producer: RwLock::new(Arc::new(producer)) })
+    }
+
+    /// Puts a new producer in the place of one that makes no progress; blocks until the old one
+    /// is gone. What that did not report is reported as [`PublishError::Replaced`].
+    ///
+    /// # Errors
+    /// When librdkafka does not make a new one.
+    pub fn replace(&self) -> Result<(), ClientError> {
+        let new = self.config.create_with_context(self.context.clone()).map_err(ClientError)?;
+        self.health().note_new_producer();
+        let old = std::mem::replace(
+            &mut *self.producer.write().expect("replacing does not panic"),
+            Arc::new(new),
+        );
+        self.context.metrics.kafka_producers_replaced.inc();
+        old.purge(PurgeConfig::default().queue().inflight());
+        // The reports of what was purged come while it is flushed.
+        old.flush(PURGE_WITHIN).ok();
+        Ok(())
+    }
+
+    /// Whether the producer cannot go on: a fatal error, or no report for that long although
+    /// records wait for theirs.
+    pub fn is_stuck(&self, silence_max: Duration) -> bool {
+        let is_idle = self.producer().in_flight_count() == 0;
+        if is_idle {
+            self.health().note_report();
+        }
+        self.health().is_stuck(silence_max)
+    }
+
+    fn producer(&self) -> Arc<ThreadedProducer<Context>> {
+        Arc::clone(&self.producer.read().expect("replacing does not panic"))
     }
 
     /// Hands a record to the producer without waiting; `timestamp_ms` is milliseconds since 1970.
@@ -99,42 +100,51 @@ impl Publisher {
             .payload(&record.value)
             .headers(headers)
             .timestamp(timestamp_ms);
-        if let Err((error, message)) = self.producer.send(message) {
+        if let Err((error, message)) = self.producer().send(message) {
             let report_to = message.delivery_opaque;
             report_to.send(Err(PublishError::from(&error))).expect("the report is still here");
         }
-        Report(report)
+        Report::new(report)
+    }
+
+    /// Whether the producer refuses a record as too large, without asking Kafka.
+    pub fn is_too_large(&self, record: &Record) -> bool {
+        record.key.len() + record.value.len() > self.record_bytes_max
     }
 
     /// What is known of Kafka's health.
     pub fn health(&self) -> &Health {
-        &self.health
+        &self.context.health
     }
 
     /// Asks the cluster for a topic's metadata and notes the answer; blocks for the time-out at most.
     pub fn probe(&self, topic: &str, timeout: Duration) {
-        let metadata = self.producer.client().fetch_metadata(Some(topic), timeout);
+        let producer = self.producer();
+        let metadata = producer.client().fetch_metadata(Some(topic), timeout);
         let takes_records = metadata.is_ok_and(|metadata| {
             metadata.topics().iter().all(|topic| {
                 let partitions = topic.partitions();
                 topic.error().is_none() && partitions.iter().all(|one| one.error().is_none())
             })
         });
-        if takes_records { self.health.note_answer() } else { self.health.note_refusal() }
+        if takes_records { self.health().note_answer() } else { self.health().note_silence() }
     }
 
     /// Waits until every record has its report; blocks for the time-out at most. Gives how many
     /// are left.
     pub fn flush(&self, timeout: Duration) -> usize {
-        if let Err(error) = self.producer.flush(timeout) {
+        if let Err(error) = self.producer().flush(timeout) {
             tracing::error!(%error, "cannot flush the producer in time");
         }
-        usize::try_from(self.producer.in_flight_count()).unwrap_or(0)
+        usize::try_from(self.producer().in_flight_count()).unwrap_or(0)
     }
 }
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Publisher").field("health", &self.health).finish_non_exhaustive()
+        formatter
+            .debug_struct("Publisher")
+            .field("health", &self.context.health)
+            .finish_non_exhaustive()
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use actix_web::{App as Actix, HttpServer, rt::System, web};
 use clickpesa_relay::{
-    delivery::Delivery,
+    delivery::{Delivery, recent::Recent},
     http::{Relay, State, WEBHOOKS, receive::receive},
     kafka::{embedded::EmbeddedBroker, publisher::Publisher},
     metrics::Metrics,
@@ -445,9 +445,14 @@ fn a_relay_that_drains_answers_503() {
     let relay = web::Data::new(Relay {
         applications: settings.applications,
         delivery: Delivery {
-            publisher: Publisher::new(&settings.kafka.properties, Arc::clone(&metrics)).unwrap(),
+            publisher: Publisher::new(&settings.kafka.properties, [], Arc::clone(&metrics))
+                .unwrap()
+                .into(),
             topics: settings.kafka.topics,
             format: settings.kafka.event_format,
+            recent: Recent::new(settings.delivery.recent_max),
+            spool: None,
+            patience: settings.delivery.patience,
             metrics: Arc::clone(&metrics),
         },
         metrics,

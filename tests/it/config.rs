@@ -177,8 +177,9 @@ fn nothing_else_is_accepted() {
     let parents = keys.iter().map(|key| key.rsplit_once('.').map_or("", |(parent, _)| parent));
     let mut parents: BTreeSet<_> = parents.chain(tables.iter().map(String::as_str)).collect();
     parents.retain(|table| !tables_of_names.iter().any(|open| table.contains(open)));
-    let expected = ["", "admin", "applications.default", "http", "kafka", "kafka.topics"];
-    let names = ["kafka.topics.names", "kafka.topics.retention", "log"];
+    let expected =
+        ["", "admin", "applications.default", "delivery", "http", "kafka", "kafka.topics"];
+    let names = ["kafka.topics.names", "kafka.topics.retention", "log", "spool"];
     assert_eq!(parents, expected.into_iter().chain(names).collect());
     for table in parents {
         let key = [table, "bogus"].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
@@ -251,7 +252,7 @@ const LEVEL: &str =
     "allowed is error, warn, info, debug or trace, or target=level pairs joined by commas";
 
 /// A key, values that it does not take, and the words for what it does.
-const WRONG: [(&str, &[&str], &str); 34] = [
+const WRONG: [(&str, &[&str], &str); 38] = [
     ("shutdown_within", &["0s", "soon", ""], DURATION),
     (
         "http.listen",
@@ -294,6 +295,10 @@ const WRONG: [(&str, &[&str], &str); 34] = [
         "allowed is a whole number from 1 to 100, or -1 for the broker's default",
     ),
     ("kafka.topics.all", &["1"], FLAG),
+    ("delivery.recent_max", &["-1", "x", "10000001"], "a whole number from 0 to 10000000"),
+    ("delivery.patience", &["0s", "soon"], "a duration over zero"),
+    ("spool.path", &["relative/directory"], "an absolute path"),
+    ("spool.max_bytes", &["1", "x"], "a whole number from 16777216"),
     ("kafka.topics.names.unrecognized", &["a/b", "", ".."], TOPIC),
     ("kafka.topics.names.all", &["a b"], TOPIC),
     (

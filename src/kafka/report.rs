@@ -1,0 +1,63 @@
+//! What is reported of a record: where it stands, or why it is not in Kafka.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+/// Where an acknowledged record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// The partition of the topic.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
+}
+
+/// Why a record is not in Kafka, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// The record is over a limit of the producer or of the topic; a retry cannot help.
+    #[error("the record is over Kafka's limit (message.max.bytes)")]
+    TooLarge,
+    /// librdkafka's queue is full; nothing was sent.
+    #[error("the producer's queue is full")]
+    QueueFull,
+    /// Kafka, or librdkafka for it, refused.
+    #[error("Kafka refused: {0}")]
+    Refused(RDKafkaErrorCode),
+    /// The producer was replaced before it made a report.
+    #[error("the producer was replaced")]
+    Replaced,
+}
+
+impl From<&KafkaError> for PublishError {
+    fn from(error: &KafkaError) -> Self {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge,
+            Some(RDKafkaErrorCode::QueueFull) => Self::QueueFull,
+            Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => Self::Replaced,
+            code => Self::Refused(code.unwrap_or(RDKafkaErrorCode::Unknown)),
+        }
+    }
+}
+
+/// The delivery report of a record that was enqueued.
+#[derive(Debug)]
+pub struct Report(oneshot::Receiver<Result<Receipt, PublishError>>);
+
+/// What a delivery report is sent to.
+pub(super) type ReportTo = oneshot::Sender<Result<Receipt, PublishError>>;
+
+impl Report {
+    pub(super) fn new(report: oneshot::Receiver<Result<Receipt, PublishError>>) -> Self {
+        Self(report)
+    }
+
+    /// Waits for the report; the caller bounds the wait.
+    ///
+    /// # Errors
+    /// When the record is, as far as is known, not in Kafka.
+    pub async fn wait(self) -> Result<Receipt, PublishError> {
+        self.0.await.unwrap_or(Err(PublishError::Replaced))
+    }
+}

@@ -1,0 +1,72 @@
+//! Which keys the spool holds events of: what comes later has to go behind them.
+
+use std::{
+    collections::{BTreeMap, HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use crate::metrics::Metrics;
+
+/// How many entries there are of each key, by topic.
+#[derive(Debug)]
+pub(super) struct Held {
+    topics: Mutex<BTreeMap<String, Keys>>,
+    hasher: RandomState,
+    metrics: Arc<Metrics>,
+}
+
+/// The entries of a topic.
+#[derive(Debug, Default)]
+struct Keys {
+    entries: usize,
+    /// By the hash of the key: two that share one only wait for each other.
+    of_key: HashMap<u64, usize>,
+}
+
+impl Held {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { topics: Mutex::default(), hasher: RandomState::new(), metrics }
+    }
+
+    pub(super) fn add(&self, topic: &str, key: &str) {
+        let mut topics = self.lock();
+        if !topics.contains_key(topic) {
+            topics.insert(topic.to_owned(), Keys::default());
+        }
+        let keys = topics.get_mut(topic).expect("it was put there if it was not");
+        keys.entries += 1;
+        *keys.of_key.entry(self.hasher.hash_one(key)).or_default() += 1;
+        self.metrics.spool_events.inc();
+    }
+
+    pub(super) fn remove(&self, topic: &str, key: &str) {
+        let mut topics = self.lock();
+        let Some(keys) = topics.get_mut(topic) else { return };
+        let hash = self.hasher.hash_one(key);
+        let Some(count) = keys.of_key.get_mut(&hash) else { return };
+        *count -= 1;
+        if *count == 0 {
+            keys.of_key.remove(&hash);
+        }
+        keys.entries -= 1;
+        self.metrics.spool_events.dec();
+    }
+
+    pub(super) fn contains(&self, topic: &str, key: &str) -> bool {
+        let topics = self.lock();
+        topics.get(topic).is_some_and(|keys| keys.of_key.contains_key(&self.hasher.hash_one(key)))
+    }
+
+    pub(super) fn count(&self, topic: &str) -> usize {
+        self.lock().get(topic).map_or(0, |keys| keys.entries)
+    }
+
+    pub(super) fn topics(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Keys>> {
+        self.topics.lock().expect("counting does not panic")
+    }
+}
