@@ -14,11 +14,12 @@ use actix_web::{
     dev::{Server, ServerHandle},
     rt, web,
 };
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use tokio::{
     runtime::Handle,
     sync::watch,
-    task::{JoinSet, spawn_blocking},
+    task::{JoinHandle, spawn_blocking},
     time::{sleep, timeout_at},
 };
 
@@ -37,15 +38,16 @@ use crate::{
     spool::{OpenError, Spool},
 };
 
-/// How often Kafka is asked whether it is there, and a cluster that was not reached is tried again.
+/// How often Kafka is asked whether it is there if nothing else shows it, and how long it has to
+/// answer; how often a cluster that was not reached is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
-/// How often Kafka is asked while a topic is down.
-const PROBE_EVERY_WHILE_DOWN: Duration = Duration::from_millis(250);
+/// How often Kafka is asked while a topic is down, and the producer is looked at.
+const TEND_EVERY: Duration = Duration::from_millis(250);
 
-/// How long the producer may make no report although records wait for theirs: longer than
-/// `message.timeout.ms` lets any wait.
-const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// How many times longer than librdkafka lets a record wait the producer may make no report
+/// although records wait for theirs.
+const STUCK_FACTOR: u32 = 4;
 
 /// How often a worker shows that its event loop turns.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -116,8 +118,15 @@ pub async fn run(
     let metrics = Arc::new(Metrics::default());
     let mut properties = settings.kafka.properties;
     // A record that outlives its answer would be sent for a sender who was told to try again.
-    let answer_within = settings.http.limits.answer_within.as_millis().to_string();
-    properties.0.entry("message.timeout.ms".to_owned()).or_insert(answer_within);
+    let answer_within = settings.http.limits.answer_within;
+    let message_timeout = properties.0.entry("message.timeout.ms".to_owned());
+    let message_timeout = message_timeout.or_insert(answer_within.as_millis().to_string());
+    let stuck_after = STUCK_FACTOR
+        * match message_timeout.parse() {
+            // For ever.
+            Ok(0) | Err(_) => answer_within,
+            Ok(milliseconds) => Duration::from_millis(milliseconds),
+        };
     let spool = match &settings.spool {
         Some(spool) => Some(Arc::new(Spool::open(&spool.path, spool.max_bytes, &metrics)?)),
         None => None,
@@ -127,12 +136,12 @@ pub async fn run(
     let topics: BTreeSet<String> = names.chain(waiting).collect();
     let publisher =
         Arc::new(Publisher::new(&properties, topics.iter().cloned(), Arc::clone(&metrics))?);
-    let (stop, stopped) = watch::channel(());
-    let mut drains = JoinSet::new();
+    let (stop_drains, stopped) = watch::channel(());
+    let mut drains = Vec::new();
     if let Some(spool) = &spool {
         for topic in topics {
             let (publisher, spool) = (Arc::clone(&publisher), Arc::clone(spool));
-            drains.spawn_local(drain(publisher, spool, topic, stopped.clone()));
+            drains.push(rt::spawn(drain(publisher, spool, topic, stopped.clone())));
         }
     }
     if settings.kafka.allow_weaker_delivery {
@@ -160,13 +169,13 @@ pub async fn run(
         serve_public(&settings.http, listeners.http, &relay, within).map_err(StartError::Serve)?;
     let private = serve_admin(listeners.admin, &relay).map_err(StartError::Serve)?;
     let ended = tokio::select! {
-        error = watch_kafka(&relay, &admin) => Err(error.into()),
+        error = watch_kafka(&relay, &admin, stuck_after) => Err(error.into()),
         () = shutdown => {
-            let stop_drains = async {
-                drop(stop);
-                drains.join_all().await;
-            };
-            Ok(shut_down(&relay, &public, stop_drains, within).await)
+            let deadline = Instant::now() + within;
+            let requests = finish_requests(&relay, &public, deadline).await;
+            drop(stop_drains);
+            let records = finish_records(&relay, drains, deadline).await;
+            Ok(Left { requests, records })
         }
     };
     public.stop(false).await;
@@ -225,42 +234,50 @@ async fn beat(worker: Arc<Moment>) {
     }
 }
 
-/// Sees to the topics, then asks Kafka whether it is there whenever nothing else shows it.
+/// Sees to the topics, then to the producer, and asks Kafka whether it is there whenever nothing
+/// else shows it.
 ///
 /// Ends only with an error that no later try can mend.
-async fn watch_kafka(relay: &web::Data<Relay>, admin: &Arc<TopicAdmin>) -> TopicsError {
+async fn watch_kafka(
+    relay: &web::Data<Relay>,
+    admin: &Arc<TopicAdmin>,
+    stuck_after: Duration,
+) -> TopicsError {
     loop {
-        if !relay.state.has_topics() {
-            match prepare_topics(relay, admin).await {
-                Ok(()) => {}
-                Err(error) if error.is_transient() => tracing::error!("{error}; trying again"),
-                Err(error) => return error,
-            }
-        } else {
+        if relay.state.has_topics() {
             let relay = relay.clone();
-            let tend = move || tend_producer(&relay);
+            let tend = move || tend_producer(&relay, stuck_after);
             spawn_blocking(tend).await.expect("tending the producer does not panic");
+            sleep(TEND_EVERY).await;
+            continue;
         }
-        let is_down = relay.delivery.publisher.health().down().is_some();
-        sleep(if is_down { PROBE_EVERY_WHILE_DOWN } else { PROBE_EVERY }).await;
+        match prepare_topics(relay, admin).await {
+            Ok(()) => {}
+            Err(error) if error.is_transient() => {
+                tracing::error!("{error}; trying again");
+                sleep(PROBE_EVERY).await;
+            }
+            Err(error) => return error,
+        }
     }
 }
 
 /// Replaces a producer that is stuck, and asks Kafka whether it is there unless that is known;
 /// blocks meanwhile.
-fn tend_producer(relay: &Relay) {
+fn tend_producer(relay: &Relay, stuck_after: Duration) {
     let publisher = &relay.delivery.publisher;
-    if publisher.is_stuck(STUCK_AFTER) {
+    if publisher.is_stuck(stuck_after) {
         tracing::error!("the producer makes no progress and is replaced");
         if let Err(error) = publisher.replace() {
             tracing::error!("{error}");
         }
     }
-    let down = publisher.health().down();
-    if down.is_some() || !publisher.health().is_fresh(PROBE_EVERY) {
-        let topic = down.unwrap_or_else(|| relay.delivery.topics.name(Kind::PaymentReceived));
-        publisher.probe(topic, PROBE_EVERY);
+    let mut topics: Vec<_> = publisher.health().down().collect();
+    if topics.is_empty() && !publisher.health().is_fresh(PROBE_EVERY) {
+        topics.push(relay.delivery.topics.name(Kind::PaymentReceived));
     }
+    // Where one gets no answer, none does.
+    topics.into_iter().all(|topic| publisher.probe(topic, PROBE_EVERY));
 }
 
 async fn prepare_topics(
@@ -284,24 +301,36 @@ async fn prepare_topics(
     Ok(())
 }
 
-/// Takes nothing new, finishes what is under way, and sees that every record has its report.
-async fn shut_down(
+/// Takes nothing new, and finishes what is under way; gives how many requests are left.
+async fn finish_requests(
     relay: &web::Data<Relay>,
     public: &ServerHandle,
-    stop_drains: impl Future<Output = ()>,
-    within: Duration,
-) -> Left {
-    let deadline = Instant::now() + within;
+    deadline: Instant,
+) -> usize {
     tracing::info!(in_flight = relay.metrics.in_flight(), "shutting down");
     relay.state.drain();
     if timeout_at(deadline.into(), public.stop(true)).await.is_err() {
         tracing::error!("requests are still under way at the deadline of the shutdown");
     }
-    // What is left of the spool is for the next process; what is under way gets its report below.
-    timeout_at(deadline.into(), stop_drains).await.ok();
+    relay.metrics.in_flight()
+}
+
+/// Sees that every record has its report; gives how many have none and are nowhere else.
+async fn finish_records(
+    relay: &web::Data<Relay>,
+    drains: Vec<JoinHandle<()>>,
+    deadline: Instant,
+) -> usize {
+    let has_spool = relay.delivery.spool.is_some();
+    let deadline = match has_spool {
+        // All that was answered is in Kafka or on disk: only repeats are saved by waiting.
+        true => deadline.min(Instant::now() + relay.delivery.patience),
+        false => deadline,
+    };
+    timeout_at(deadline.into(), join_all(drains)).await.unwrap_or_default();
     let shared = relay.clone();
     let left = deadline.saturating_duration_since(Instant::now());
     let flush = spawn_blocking(move || shared.delivery.publisher.flush(left));
     let records = flush.await.expect("flushing does not panic");
-    Left { requests: relay.metrics.in_flight(), records }
+    if has_spool { 0 } else { records }
 }

@@ -4,6 +4,7 @@ pub mod drain;
 pub mod recent;
 
 use std::{
+    collections::BTreeSet,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -101,6 +102,17 @@ pub enum Unavailable {
     Spool(SpoolError),
 }
 
+/// How entries go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To Kafka, which takes them as far as is known.
+    Straight,
+    /// To Kafka, to see whether it takes them again.
+    Trial,
+    /// To the spool, if there is one.
+    Spool,
+}
+
 impl Delivery {
     /// Brings the events of one webhook to safety, or says by the deadline that they are not.
     ///
@@ -143,14 +155,20 @@ impl Delivery {
             .entries(events, received)
             .into_iter()
             .partition(|entry| !self.publisher.is_too_large(&entry.record));
-        let outcome = if self.may_publish(&entries) {
-            match self.try_kafka(&entries, deadline).await {
-                Ok(receipts) => Outcome::Published(self.published(events, receipts)),
-                Err(Unavailable::Refused(PublishError::TooLarge)) => Outcome::TooLarge,
-                Err(refusal) => self.spool_instead(events, entries, refusal, deadline).await,
-            }
-        } else {
-            self.spool_instead(events, entries, Unavailable::KnownDown, deadline).await
+        let patience = deadline.min(Instant::now() + self.patience);
+        let until = match self.way(&entries) {
+            Way::Straight if self.spool.is_none() => Some(deadline),
+            Way::Straight | Way::Trial => Some(patience),
+            Way::Spool => None,
+        };
+        let published = match until {
+            Some(until) => self.try_kafka(&entries, until).await,
+            None => Err(Unavailable::KnownDown),
+        };
+        let outcome = match published {
+            Ok(receipts) => Outcome::Published(self.published(events, receipts)),
+            Err(Unavailable::Refused(PublishError::TooLarge)) => Outcome::TooLarge,
+            Err(refusal) => self.spool_instead(events, entries, refusal, deadline).await,
         };
         if !oversized.is_empty() && matches!(outcome, Outcome::Published(_) | Outcome::Spooled(_)) {
             // The others of its list are safe, and a retry cannot help this one.
@@ -159,23 +177,22 @@ impl Delivery {
         outcome
     }
 
-    /// Publishes entries, and waits for Kafka as long as is of use.
+    /// Publishes entries, and waits for Kafka until then. Past `patience`, their topics are down
+    /// unless they are merely slow.
     async fn try_kafka(
         &self,
         entries: &[Entry],
-        deadline: Instant,
+        until: Instant,
     ) -> Result<Vec<Receipt>, Unavailable> {
         let started = Instant::now();
         let mut publish = pin!(self.publish(entries));
-        let patience = deadline.min(started + self.patience);
-        let mut published = timeout_at(patience.into(), &mut publish).await;
-        if published.is_err() {
+        let overdue = started + self.patience;
+        let mut published = timeout_at(until.min(overdue).into(), &mut publish).await;
+        if published.is_err() && Instant::now() >= overdue {
             for entry in entries {
                 self.publisher.health().note_overdue(&entry.topic, self.patience);
             }
-            if self.spool.is_none() {
-                published = timeout_at(deadline.into(), publish).await;
-            }
+            published = timeout_at(until.into(), publish).await;
         }
         let receipts = published.map_err(|_elapsed| Unavailable::TimedOut)?;
         // What a retry can mend comes first: told 413, a sender would not come again.
@@ -200,17 +217,25 @@ impl Delivery {
         own.chain(all.flat_map(|all| events.iter().map(move |event| of(event, all)))).collect()
     }
 
-    /// Whether Kafka is to be tried: nothing of these keys waits in the spool, and no topic is
-    /// known to be down.
-    fn may_publish(&self, entries: &[Entry]) -> bool {
-        entries.iter().all(|Entry { topic, record, .. }| {
-            let waiting = self.spool.as_ref().map_or(0, |spool| spool.count(topic));
-            let held = self.spool.as_ref().is_some_and(|spool| spool.holds(topic, &record.key));
+    /// Which way entries take: around Kafka if anything of their keys waits in the spool, or a
+    /// topic is known to be down.
+    fn way(&self, entries: &[Entry]) -> Way {
+        let health = self.publisher.health();
+        let topics: BTreeSet<_> = entries.iter().map(|entry| entry.topic.as_str()).collect();
+        let down: BTreeSet<_> = topics.into_iter().filter(|topic| !health.is_up(topic)).collect();
+        if let Some(spool) = &self.spool {
+            let holds = |entry: &Entry| spool.holds(&entry.topic, &entry.record.key);
             // Where entries wait, the drain tries for all.
-            !held
-                && (self.publisher.health().is_up(topic)
-                    || waiting == 0 && self.publisher.health().admits_trial(topic))
-        })
+            if entries.iter().any(holds) || down.iter().any(|topic| spool.count(topic) > 0) {
+                return Way::Spool;
+            }
+        }
+        match down.is_empty() {
+            true => Way::Straight,
+            // What cannot go on tells nothing of Kafka.
+            false if !self.publisher.has_fault() && health.admits_trial(&down) => Way::Trial,
+            false => Way::Spool,
+        }
     }
 
     /// Publishes entries, and waits for every report.
@@ -218,17 +243,21 @@ impl Delivery {
         let enqueue = |Entry { topic, timestamp_ms, record }: &Entry| {
             self.publisher.enqueue(topic, record, *timestamp_ms)
         };
+        let mut replacements = self.publisher.replacements();
         // All are handed over before any is waited for.
-        let reports: Vec<_> = entries.iter().map(|entry| (entry, enqueue(entry))).collect();
-        let wait = |(entry, report): (_, Report)| async move {
-            let mut receipt = report.wait().await;
-            // The producer was replaced: what it did not report goes out again.
-            while receipt == Err(PublishError::Replaced) {
-                receipt = enqueue(entry).wait().await;
+        let reports: Vec<_> = entries.iter().map(enqueue).collect();
+        let mut receipts = join_all(reports.into_iter().map(Report::wait)).await;
+        while receipts.contains(&Err(PublishError::Replaced)) {
+            // What a producer did not report goes out again through the next.
+            replacements.changed().await.unwrap_or_default();
+            let again = entries.iter().zip(&mut receipts);
+            for (entry, receipt) in
+                again.filter(|(_, receipt)| **receipt == Err(PublishError::Replaced))
+            {
+                *receipt = enqueue(entry).wait().await;
             }
-            receipt
-        };
-        join_all(reports.into_iter().map(wait)).await
+        }
+        receipts
     }
 
     fn published(&self, events: &[Event<'_>], receipts: Vec<Receipt>) -> Arc<[Published]> {

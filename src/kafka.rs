@@ -21,7 +21,7 @@ pub const PROPERTIES: [(&str, &str); 14] = [
     ("request.timeout.ms", "6000"),
     ("socket.timeout.ms", "10000"),
     ("reconnect.backoff.ms", "100"),
-    ("reconnect.backoff.max.ms", "1000"),
+    ("reconnect.backoff.max.ms", "500"),
     ("socket.connection.setup.timeout.ms", "5000"),
     ("socket.keepalive.enable", "true"),
     ("partitioner", "murmur2_random"),

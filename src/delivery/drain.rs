@@ -13,8 +13,9 @@ use crate::{
     spool::{Entry, ReadError, Spool, Spooled},
 };
 
-/// Entries under way at once: enough to hide the round trip to a broker.
-const IN_FLIGHT_MAX: usize = 1000;
+/// Entries under way at once: enough to hide the round trip to a broker, few enough that live
+/// records do not wait long behind them (`scripts/measure-spool`).
+const IN_FLIGHT_MAX: usize = 64;
 
 /// How long a topic rests after a refusal. The end of an outage is found by the record that is
 /// under way; this bounds how often one that is refused at once is tried.

@@ -55,12 +55,11 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.health.note_silence(),
-            Some(RDKafkaErrorCode::Fatal) => self.health.note_fatal_error(),
-            _ => {}
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.health.note_silence(RDKafkaErrorCode::AllBrokersDown);
         }
-        tracing::warn!(target: "librdkafka", %error, "{reason}");
+        // What is worth a line comes to `log` too.
+        tracing::debug!(target: "librdkafka", %error, "{reason}");
     }
 }
 
@@ -76,9 +75,7 @@ impl ProducerContext for Context {
             }
             Err((error, message)) => {
                 let error = PublishError::from(error);
-                if !matches!(error, PublishError::TooLarge | PublishError::Replaced) {
-                    self.health.note_refusal(message.topic());
-                }
+                self.health.note_failure(message.topic(), error);
                 Err(error)
             }
         };

@@ -8,10 +8,12 @@ use std::{
 
 use rdkafka::{
     ClientConfig,
+    error::RDKafkaErrorCode,
     message::{Header, OwnedHeaders},
+    metadata::{MetadataPartition, MetadataTopic},
     producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{
     ClientError, Properties, client_config,
@@ -33,6 +35,7 @@ pub struct Publisher {
     context: Context,
     record_bytes_max: usize,
     producer: RwLock<Arc<ThreadedProducer<Context>>>,
+    replaced: watch::Sender<()>,
 }
 
 impl Publisher {
@@ -50,7 +53,14 @@ impl Publisher {
         let producer = config.create_with_context(context.clone()).map_err(ClientError)?;
         let given = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
         let record_bytes_max = given.unwrap_or(MESSAGE_MAX_BYTES);
-        Ok(Self { config, context, record_bytes_max, producer: RwLock::new(Arc::new(producer)) })
+        context.health.note_new_producer();
+        Ok(Self {
+            config,
+            context,
+            record_bytes_max,
+            producer: RwLock::new(Arc::new(producer)),
+            replaced: watch::Sender::new(()),
+        })
     }
 
     /// Puts a new producer in the place of one that makes no progress; blocks until the old one
@@ -66,20 +76,31 @@ impl Publisher {
             Arc::new(new),
         );
         self.context.metrics.kafka_producers_replaced.inc();
+        self.replaced.send_replace(());
         old.purge(PurgeConfig::default().queue().inflight());
         // The reports of what was purged come while it is flushed.
         old.flush(PURGE_WITHIN).ok();
         Ok(())
     }
 
-    /// Whether the producer cannot go on: a fatal error, or no report for that long although
-    /// records wait for theirs.
+    /// Tells of every replacement from now on.
+    pub fn replacements(&self) -> watch::Receiver<()> {
+        self.replaced.subscribe()
+    }
+
+    /// Whether the producer is to be replaced: it cannot go on, or made no report for that long
+    /// although records wait for theirs.
     pub fn is_stuck(&self, silence_max: Duration) -> bool {
         let is_idle = self.producer().in_flight_count() == 0;
         if is_idle {
             self.health().note_report();
         }
-        self.health().is_stuck(silence_max)
+        self.health().is_stuck(self.has_fault(), silence_max)
+    }
+
+    /// Whether the producer cannot go on, by librdkafka's own word.
+    pub fn has_fault(&self) -> bool {
+        self.producer().client().fatal_error().is_some()
     }
 
     fn producer(&self) -> Arc<ThreadedProducer<Context>> {
@@ -100,9 +121,13 @@ impl Publisher {
             .payload(&record.value)
             .headers(headers)
             .timestamp(timestamp_ms);
-        if let Err((error, message)) = self.producer().send(message) {
+        // Under the lock: what a replaced producer has queued is purged, and nothing follows.
+        let producer = self.producer.read().expect("replacing does not panic");
+        if let Err((error, message)) = producer.send(message) {
+            let error = PublishError::from(&error);
+            self.health().note_failure(topic, error);
             let report_to = message.delivery_opaque;
-            report_to.send(Err(PublishError::from(&error))).expect("the report is still here");
+            report_to.send(Err(error)).expect("the report is still here");
         }
         Report::new(report)
     }
@@ -117,17 +142,21 @@ impl Publisher {
         &self.context.health
     }
 
-    /// Asks the cluster for a topic's metadata and notes the answer; blocks for the time-out at most.
-    pub fn probe(&self, topic: &str, timeout: Duration) {
-        let producer = self.producer();
-        let metadata = producer.client().fetch_metadata(Some(topic), timeout);
-        let takes_records = metadata.is_ok_and(|metadata| {
-            metadata.topics().iter().all(|topic| {
-                let partitions = topic.partitions();
-                topic.error().is_none() && partitions.iter().all(|one| one.error().is_none())
-            })
-        });
-        if takes_records { self.health().note_answer() } else { self.health().note_silence() }
+    /// Asks the cluster for a topic's metadata, which also makes the producer's own fresh; blocks
+    /// for the time-out at most. Gives whether it answered.
+    pub fn probe(&self, topic: &str, timeout: Duration) -> bool {
+        match self.producer().client().fetch_metadata(Some(topic), timeout) {
+            Ok(metadata) => {
+                self.health().note_answer();
+                let faults = metadata.topics().iter().flat_map(faults);
+                faults.for_each(|fault| self.health().explain(topic, fault));
+                true
+            }
+            Err(error) => {
+                self.health().note_silence(error);
+                false
+            }
+        }
     }
 
     /// Waits until every record has its report; blocks for the time-out at most. Gives how many
@@ -138,6 +167,20 @@ impl Publisher {
         }
         usize::try_from(self.producer().in_flight_count()).unwrap_or(0)
     }
+}
+
+/// What the metadata of a topic says that may be why records of it are refused.
+fn faults(topic: &MetadataTopic) -> Vec<String> {
+    let error = topic.error().map(|error| RDKafkaErrorCode::from(error).to_string());
+    let of_partition = |partition: &MetadataPartition| {
+        let (in_sync, all) = (partition.isr().len(), partition.replicas().len());
+        match partition.error() {
+            _ if in_sync < all => Some(format!("only {in_sync} of {all} replicas are in sync")),
+            Some(error) => Some(RDKafkaErrorCode::from(error).to_string()),
+            None => None,
+        }
+    };
+    error.into_iter().chain(topic.partitions().iter().filter_map(of_partition)).collect()
 }
 
 impl fmt::Debug for Publisher {

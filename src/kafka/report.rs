@@ -25,18 +25,27 @@ pub enum PublishError {
     /// Kafka, or librdkafka for it, refused.
     #[error("Kafka refused: {0}")]
     Refused(RDKafkaErrorCode),
-    /// The producer was replaced before it made a report.
-    #[error("the producer was replaced")]
+    /// The producer cannot go on, or was replaced, before it made a report.
+    #[error("the producer is replaced")]
     Replaced,
 }
 
 impl From<&KafkaError> for PublishError {
     fn from(error: &KafkaError) -> Self {
+        use RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge,
-            Some(RDKafkaErrorCode::QueueFull) => Self::QueueFull,
-            Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => Self::Replaced,
-            code => Self::Refused(code.unwrap_or(RDKafkaErrorCode::Unknown)),
+            Some(Code::MessageSizeTooLarge) => Self::TooLarge,
+            Some(Code::QueueFull) => Self::QueueFull,
+            // librdkafka purges its queue itself after a fatal error. With idempotence, the two
+            // about sequences are reported only where they are fatal.
+            Some(
+                Code::PurgeQueue
+                | Code::PurgeInflight
+                | Code::Fatal
+                | Code::OutOfOrderSequenceNumber
+                | Code::UnknownProducerId,
+            ) => Self::Replaced,
+            code => Self::Refused(code.unwrap_or(Code::Unknown)),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod answers;
 mod cli;
+mod cluster;
 mod config;
 mod diagnosis;
 mod differential;
@@ -13,12 +14,15 @@ mod golden;
 mod harness;
 mod interop;
 mod observed;
+mod outage;
 mod properties;
 mod publish;
 mod recent;
 mod secure;
 mod shutdown;
 mod spool;
+mod stuck;
 mod support;
 mod topics;
+mod twins;
 mod vectors;

@@ -1,0 +1,104 @@
+//! A producer that makes no progress is replaced, and what it did not report goes out again.
+
+use std::time::{Duration, Instant};
+
+use clickpesa_relay::kafka::embedded::EmbeddedBroker;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+use crate::{
+    cluster::{Cluster, Relay, Rights, ids, setup, webhook, with_spool},
+    harness::{Setup, eventually},
+};
+
+fn replaced(relay: &Relay) -> f64 {
+    relay.samples().sum("kafka_producers_replaced_total", &[])
+}
+
+#[test]
+fn a_producer_that_may_not_begin() {
+    // A real fatal error: who may write no topic gets no id as an idempotent producer.
+    let cluster = Cluster::one();
+    let limited = || cluster.limited(setup(&cluster.bootstrap_servers()));
+    let limited = || limited().set("kafka.topics.create", "false");
+    let plain = limited().set("http.answer_within", "30s");
+    let spooling = with_spool(limited());
+    let prefix = plain.topic("");
+    let (prefix, _) = prefix.split_once('.').unwrap();
+    let _rights = Rights { cluster: &cluster, prefix: prefix.to_owned() };
+    for setup in [&plain, &spooling] {
+        for kind in clickpesa_relay::event::kind::Kind::ALL {
+            cluster.create_topic(&setup.topic(kind.suffix()));
+        }
+    }
+    cluster.allow(&["Describe"], prefix);
+    let [plain_relay, spooling_relay] = [&plain, &spooling].map(Relay::start);
+
+    let mut waiting = crate::harness::Connection::open(plain_relay.http);
+    assert!(waiting.send(&crate::cluster::post(&webhook("key", 0))));
+    let spooled: Vec<_> =
+        (0..20).map(|number| spooling_relay.post(&webhook("key", number))).collect();
+    assert!(spooled.iter().all(|answer| answer.status == 202), "{spooled:?}");
+    for relay in [&plain_relay, &spooling_relay] {
+        relay.await_cause("Fatal error");
+        relay.await_cause("the producer makes no progress and is replaced");
+        eventually("it is replaced again", || (replaced(relay) >= 2.0).then_some(()));
+    }
+
+    let before = replaced(&plain_relay);
+    let started = Instant::now();
+    cluster.allow(&["Write"], prefix);
+    // The one that waited goes out through a new producer.
+    let answer = waiting.answer();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    spooling_relay.await_drained();
+    let expected: Vec<_> = spooled.iter().flat_map(ids).collect();
+    assert_eq!(cluster.first_ids(&spooling.topic("payment.received")), expected);
+    // No more often than once a second.
+    let replaced = replaced(&plain_relay) - before;
+    assert!(replaced <= started.elapsed().as_secs_f64() + 1.0, "{replaced}");
+    assert_eq!(plain_relay.post(&webhook("key", 1)).status, 200);
+}
+
+#[test]
+fn a_producer_out_of_sequence() {
+    // Only a broker with a bug would do this, so the broker is a mock.
+    let broker = EmbeddedBroker::start().unwrap();
+    let app = Setup::on(&broker).spawn();
+    let answer = app.post_signed(&webhook("key", 0));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    broker.mock().request_errors(RDKafkaApiKey::Produce, &[error]);
+    let answer = app.post_signed(&webhook("key", 1));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(app.samples().sum("kafka_producers_replaced_total", &[]), 1.0);
+    assert_eq!(app.records("payment.received").len(), 2);
+    assert_eq!(app.post_signed(&webhook("key", 2)).status, 200);
+}
+
+#[test]
+fn a_producer_without_a_report() {
+    let cluster = Cluster::one();
+    // No time-out of librdkafka's own ends the wait: what is left is the relay's, 4 s.
+    let setup = with_spool(setup(&cluster.proxy.address.to_string()))
+        .set("kafka.allow_weaker_delivery", "true")
+        .set("kafka.properties.message_timeout_ms", "0")
+        .set("kafka.properties.socket_timeout_ms", "300000")
+        .set("http.answer_within", "1s")
+        .set("http.body_within", "1s");
+    let relay = Relay::start(&setup);
+    assert_eq!(relay.post(&webhook("key", 0)).status, 200);
+
+    cluster.proxy.deafen();
+    let spooled: Vec<_> = (1..20).map(|number| relay.post(&webhook("key", number))).collect();
+    assert!(spooled.iter().all(|answer| answer.status == 202), "{spooled:?}");
+    assert_eq!(replaced(&relay), 0.0);
+    let started = Instant::now();
+    relay.await_drained();
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert_eq!(replaced(&relay), 1.0);
+    relay.await_cause("the producer makes no progress and is replaced");
+    let published = cluster.first_ids(&setup.topic("payment.received"));
+    assert_eq!(published[1..], spooled.iter().flat_map(ids).collect::<Vec<_>>()[..]);
+    assert_eq!(relay.post(&webhook("key", 20)).status, 200);
+    relay.samples().assert_balanced();
+}
