@@ -347,6 +347,8 @@ impl Setup {
             .set("http.workers", "1")
             .set("admin.listen", "127.0.0.1:0")
             .set("shutdown_within", "2s")
+            // On a busy machine Kafka may be slow, which is not what most tests are about.
+            .set("delivery.patience", "5s")
     }
 
     pub(crate) fn set(mut self, key: &str, value: &str) -> Self {

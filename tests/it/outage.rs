@@ -135,6 +135,7 @@ fn assert_unavailable(answer: &Answer, reasons: &[&str]) {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_broker_that_is_stopped() {
     let cluster = Cluster::one();
     let mut pair = Pair::start(|| setup(&cluster.bootstrap_servers()));
@@ -150,6 +151,7 @@ fn a_broker_that_is_stopped() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_broker_that_is_killed_and_comes_back() {
     let cluster = Cluster::one();
     let mut pair = Pair::start(|| setup(&cluster.bootstrap_servers()));
@@ -165,6 +167,7 @@ fn a_broker_that_is_killed_and_comes_back() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn acknowledgements_that_come_late() {
     let cluster = Cluster::one();
     let patient = || {
@@ -202,6 +205,7 @@ fn acknowledgements_that_come_late() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn too_few_replicas_in_sync() {
     let cluster = Cluster::three();
     let mut pair = Pair::start(|| setup(&cluster.bootstrap_servers()));
@@ -222,6 +226,7 @@ fn too_few_replicas_in_sync() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_leader_that_is_killed() {
     let cluster = Cluster::three();
     let mut pair = Pair::start(|| setup(&cluster.bootstrap_servers()));
@@ -246,6 +251,7 @@ fn a_leader_that_is_killed() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_topic_that_is_deleted() {
     let cluster = Cluster::one();
     let servers = cluster.bootstrap_servers();
@@ -296,6 +302,7 @@ fn a_topic_that_is_deleted() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_right_or_a_password_that_is_taken_away() {
     let cluster = Cluster::one();
     let secured = || cluster.limited(setup(&cluster.bootstrap_servers()));
@@ -327,6 +334,7 @@ fn a_right_or_a_password_that_is_taken_away() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_shutdown_under_load_while_kafka_is_down() {
     let cluster = Cluster::one();
     let setup = with_spool(setup(&cluster.bootstrap_servers()));

@@ -15,6 +15,7 @@ fn replaced(relay: &Relay) -> f64 {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_producer_that_may_not_begin() {
     // A real fatal error: who may write no topic gets no id as an idempotent producer.
     let cluster = Cluster::one();
@@ -60,6 +61,7 @@ fn a_producer_that_may_not_begin() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_producer_out_of_sequence() {
     // Only a broker with a bug would do this, so the broker is a mock.
     let broker = EmbeddedBroker::start().unwrap();
@@ -76,6 +78,7 @@ fn a_producer_out_of_sequence() {
 }
 
 #[test]
+#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_producer_without_a_report() {
     let cluster = Cluster::one();
     // No time-out of librdkafka's own ends the wait: what is left is the relay's, 4 s.
