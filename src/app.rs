@@ -272,7 +272,8 @@ fn tend_producer(relay: &Relay, stuck_after: Duration) {
             tracing::error!("{error}");
         }
     }
-    let mut topics: Vec<_> = publisher.health().down().collect();
+    let down = publisher.health().topics().filter(|(_, is_up)| !is_up);
+    let mut topics: Vec<_> = down.map(|(topic, _)| topic).collect();
     if topics.is_empty() && !publisher.health().is_fresh(PROBE_EVERY) {
         topics.push(relay.delivery.topics.name(Kind::PaymentReceived));
     }

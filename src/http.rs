@@ -87,7 +87,7 @@ pub struct State {
 impl State {
     /// What a new worker notes its turns in.
     pub fn add_worker(&self) -> Arc<Moment> {
-        let worker = Arc::new(Moment::never());
+        let worker = Arc::new(Moment::default());
         self.workers.lock().expect("pushing does not panic").push(Arc::clone(&worker));
         worker
     }

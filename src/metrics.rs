@@ -47,6 +47,8 @@ pub struct Metrics {
     pub kafka_queue_records: IntGauge,
     /// Bytes of the records that librdkafka holds.
     pub kafka_queue_bytes: IntGauge,
+    /// Whether Kafka takes the records of a topic, as far as is known.
+    pub kafka_topic_up: IntGaugeVec,
     /// Whether the connection to a broker stands, by its id.
     pub kafka_broker_up: IntGaugeVec,
     /// Seconds of the round trip to a broker, by its id.
@@ -128,6 +130,11 @@ impl Default for Metrics {
             kafka_queue_bytes: gauge(
                 "kafka_queue_bytes",
                 "Bytes of the records that librdkafka holds",
+            ),
+            kafka_topic_up: gauge_vec(
+                "kafka_topic_up",
+                "Whether Kafka takes the records of a topic, as far as is known, by topic",
+                &["topic"],
             ),
             kafka_broker_up: gauge_vec(
                 "kafka_broker_up",

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The last time that something happened.
+/// The last time that something happened; by default it has not happened yet.
 #[derive(Debug)]
 pub struct Moment {
     origin: Instant,
@@ -13,15 +13,21 @@ pub struct Moment {
     at: AtomicU64,
 }
 
-impl Moment {
-    /// Something that has not happened yet.
-    pub fn never() -> Self {
+impl Default for Moment {
+    fn default() -> Self {
         Self { origin: Instant::now(), at: AtomicU64::new(0) }
     }
+}
 
+impl Moment {
     /// It happens now.
     pub fn note(&self) {
         self.at.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// It is as if it had not happened.
+    pub fn forget(&self) {
+        self.at.store(0, Ordering::Relaxed);
     }
 
     /// Whether it happened, and no longer ago than this.
@@ -30,18 +36,7 @@ impl Moment {
         at > 0 && u128::from(self.now().saturating_sub(at)) <= age.as_micros()
     }
 
-    /// Whether it happened after the other; the two have to be clones of one.
-    pub fn is_after(&self, other: &Self) -> bool {
-        self.at.load(Ordering::Relaxed) > other.at.load(Ordering::Relaxed)
-    }
-
     fn now(&self) -> u64 {
         u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
-    }
-}
-
-impl Clone for Moment {
-    fn clone(&self) -> Self {
-        Self { origin: self.origin, at: AtomicU64::new(self.at.load(Ordering::Relaxed)) }
     }
 }

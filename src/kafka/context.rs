@@ -41,6 +41,9 @@ impl ClientContext for Context {
         let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.kafka_queue_records.set(gauge(statistics.msg_cnt));
         self.metrics.kafka_queue_bytes.set(gauge(statistics.msg_size));
+        for (topic, is_up) in self.health.topics() {
+            self.metrics.kafka_topic_up.with_label_values(&[topic]).set(i64::from(is_up));
+        }
         // Bootstrap connections have no id of their own.
         for broker in statistics.brokers.values().filter(|broker| broker.nodeid >= 0) {
             let id = broker.nodeid.to_string();

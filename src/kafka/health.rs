@@ -1,14 +1,17 @@
 //! What is known of Kafka: whether it answers, and whether it takes the records of a topic.
 //!
-//! This is the breaker: a topic is down when the newest evidence about it is a refusal, or when
-//! the whole cluster is silent. A report, also a late one, is evidence about its topic; a probe
-//! only tells silence from an answer. Each cause is logged once in an outage, and the end of it.
+//! This is the breaker, of the cluster and of each topic: what was heard last decides. A report,
+//! also a late one, is evidence about its topic; a probe only tells silence from an answer. Each
+//! cause is logged once in an outage, and the end of it.
 
 use std::{
     collections::{BTreeSet, HashMap},
     fmt::Display,
-    sync::Mutex,
-    time::Duration,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use super::report::PublishError;
@@ -30,14 +33,15 @@ const TRIAL_LASTS: Duration = Duration::from_secs(30);
 /// How often a producer is replaced that cannot go on, whatever it is that ends every one.
 const REPLACE_EVERY: Duration = Duration::from_secs(1);
 
-/// What is known of Kafka, from the newest evidence of each kind.
+/// What is known of Kafka.
 #[derive(Debug)]
 pub struct Health {
+    /// Open while no broker can be reached or a probe was not answered.
+    cluster: Breaker,
     /// A record was acknowledged or a probe answered.
     answered: Moment,
-    /// A probe was not answered, or no broker could be reached.
-    silent: Moment,
-    silence: Causes,
+    /// How often that was.
+    answers: AtomicU64,
     /// librdkafka's thread called us.
     statistics: Moment,
     /// The producer reported something, or had nothing to report.
@@ -45,61 +49,68 @@ pub struct Health {
     /// The producer was made.
     made: Moment,
     topics: HashMap<String, TopicHealth>,
+    /// Of topics that are down.
+    trials: Mutex<HashMap<String, Trial>>,
 }
 
-#[derive(Debug)]
-struct TopicHealth {
-    acknowledged: Moment,
-    /// A record was refused, or is overdue.
-    refused: Moment,
-    /// A record has its report, whichever.
-    reported: Moment,
-    tried: Moment,
-    causes: Causes,
-}
-
-/// The causes of an outage that the log has named.
 #[derive(Debug, Default)]
-struct Causes(Mutex<BTreeSet<String>>);
+struct TopicHealth {
+    /// Open while its records are refused or overdue.
+    breaker: Breaker,
+    acknowledged: Moment,
+    /// A record was refused, or is overdue; forgotten when the cluster is silent.
+    refused: Moment,
+}
+
+/// Open while something does not work, with the causes that the log has named.
+#[derive(Debug, Default)]
+struct Breaker {
+    is_open: AtomicBool,
+    causes: Mutex<BTreeSet<String>>,
+}
+
+/// What is known of trying a topic that is down.
+#[derive(Debug, Default)]
+struct Trial {
+    /// How often Kafka had answered when the topic was refused last.
+    answers: u64,
+    began: Option<Instant>,
+    is_under_way: bool,
+}
 
 impl Health {
     /// Of a cluster with these topics.
     pub fn new(topics: impl IntoIterator<Item = String>) -> Self {
-        let origin = Moment::never();
-        let never = || origin.clone();
-        let statistics = never();
+        let statistics = Moment::default();
         // The first come after a second: until then, silence is no sign of anything.
         statistics.note();
-        let topic = || TopicHealth {
-            acknowledged: never(),
-            refused: never(),
-            reported: never(),
-            tried: never(),
-            causes: Causes::default(),
-        };
         Self {
-            answered: never(),
-            silent: never(),
-            silence: Causes::default(),
+            cluster: Breaker::default(),
+            answered: Moment::default(),
+            answers: AtomicU64::default(),
             statistics,
-            reported: never(),
-            made: never(),
-            topics: topics.into_iter().map(|name| (name, topic())).collect(),
+            reported: Moment::default(),
+            made: Moment::default(),
+            topics: topics.into_iter().map(|name| (name, TopicHealth::default())).collect(),
+            trials: Mutex::default(),
         }
     }
 
     /// Kafka answered a probe.
     pub fn note_answer(&self) {
         self.answered.note();
-        if self.silence.end() {
+        self.answers.fetch_add(1, Ordering::Relaxed);
+        if self.cluster.close() {
             tracing::info!("Kafka answers again");
         }
     }
 
     /// Kafka did not answer a probe, or no broker can be reached.
     pub fn note_silence(&self, cause: impl Display) {
-        self.silent.note();
-        if let Some(cause) = self.silence.add(cause) {
+        self.cluster.open();
+        // Of before: a relay that is not ready may get no further record to find out with.
+        self.topics.values().for_each(|topic| topic.refused.forget());
+        if let Some(cause) = self.cluster.explain(cause) {
             tracing::warn!(cause, "Kafka does not answer");
         }
     }
@@ -108,9 +119,9 @@ impl Health {
     pub fn note_acknowledgement(&self, topic: &str) {
         self.note_answer();
         if let Some(health) = self.topics.get(topic) {
-            health.reported.note();
             health.acknowledged.note();
-            if health.causes.end() {
+            if health.breaker.close() {
+                self.trials().remove(topic);
                 tracing::info!(topic, "Kafka takes the records of this topic again");
             }
         }
@@ -118,80 +129,88 @@ impl Health {
 
     /// A record of a topic is, as far as is known, not in Kafka.
     pub fn note_failure(&self, topic: &str, error: PublishError) {
-        let Some(health) = self.topics.get(topic) else { return };
-        health.reported.note();
+        if let Some(trial) = self.trials().get_mut(topic) {
+            trial.is_under_way = false;
+        }
         // Anything else speaks of the record, or of the producer.
         if let PublishError::Refused(code) = error {
-            health.refused.note();
-            self.explain(topic, code);
+            self.note_refusal(topic, code);
         }
     }
 
     /// A record of a topic was not acknowledged within this time. Only if no other was either,
     /// the topic is down, and not merely slow.
     pub fn note_overdue(&self, topic: &str, patience: Duration) {
-        if let Some(health) = self.topics.get(topic)
-            && !health.acknowledged.is_within(patience)
-        {
-            health.refused.note();
-            self.explain(topic, format_args!("no acknowledgement within {patience:?}"));
+        if self.topics.get(topic).is_some_and(|health| !health.acknowledged.is_within(patience)) {
+            self.note_refusal(topic, format_args!("no acknowledgement within {patience:?}"));
         }
+    }
+
+    fn note_refusal(&self, topic: &str, cause: impl Display) {
+        let Some(health) = self.topics.get(topic) else { return };
+        health.refused.note();
+        health.breaker.open();
+        let answers = self.answers.load(Ordering::Relaxed);
+        self.trials().entry(topic.to_owned()).or_default().answers = answers;
+        self.explain(topic, cause);
     }
 
     /// Something was found that may be why a topic is down.
     pub fn explain(&self, topic: &str, cause: impl Display) {
-        if let Some(health) = self.topics.get(topic)
-            && health.is_down()
-            && let Some(cause) = health.causes.add(cause)
-        {
+        let health = self.topics.get(topic);
+        if let Some(cause) = health.and_then(|health| health.breaker.explain(cause)) {
             tracing::warn!(topic, cause, "Kafka does not take the records of this topic");
         }
     }
 
     /// Whether Kafka answers, and took a record of any topic lately if it was given one.
-    ///
-    /// A refusal speaks for a while only, and not if Kafka was silent since: a relay that is not
-    /// ready may get no further record to find out with.
     pub fn is_ready(&self) -> bool {
-        let takes = |topic: &TopicHealth| topic.acknowledged.is_within(EVIDENCE_LASTS);
-        let refuses = |topic: &TopicHealth| {
-            topic.refused.is_within(EVIDENCE_LASTS) && !self.silent.is_after(&topic.refused)
+        let is_tried = |topic: &&TopicHealth| {
+            [&topic.acknowledged, &topic.refused]
+                .iter()
+                .any(|tried| tried.is_within(EVIDENCE_LASTS))
         };
-        let mut tried = self.topics.values().filter(|topic| takes(topic) || refuses(topic));
-        let takes_any = tried.clone().any(|topic| !topic.is_down());
-        self.is_fresh(EVIDENCE_LASTS) && self.answers() && (takes_any || tried.next().is_none())
+        let mut tried = self.topics.values().filter(is_tried);
+        let takes_any = tried.clone().any(|topic| !topic.breaker.is_open());
+        let answers = self.is_fresh(EVIDENCE_LASTS) && !self.cluster.is_open();
+        answers && (takes_any || tried.next().is_none())
     }
 
     /// Whether records of a topic are to be tried.
     pub fn is_up(&self, topic: &str) -> bool {
-        self.answers() && self.topics.get(topic).is_none_or(|topic| !topic.is_down())
+        let is_down = |health: &TopicHealth| health.breaker.is_open();
+        !self.cluster.is_open() && !self.topics.get(topic).is_some_and(is_down)
     }
 
-    /// The topics that are down: all if the cluster is silent.
-    pub fn down(&self) -> impl Iterator<Item = &str> {
-        self.topics.keys().map(String::as_str).filter(|topic| !self.is_up(topic))
+    /// Every topic, and whether its records are to be tried.
+    pub fn topics(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.topics.keys().map(|topic| (topic.as_str(), self.is_up(topic)))
     }
 
     /// Whether topics that are down may be tried with a record each: Kafka answered since, and no
     /// other trial is under way, or was just now.
     pub fn admits_trial(&self, topics: &BTreeSet<&str>) -> bool {
-        let topics = topics.iter().filter_map(|topic| self.topics.get(*topic));
-        let admits = |topic: &TopicHealth| {
-            let is_under_way =
-                topic.tried.is_after(&topic.reported) && topic.tried.is_within(TRIAL_LASTS);
-            self.answered.is_after(&topic.refused)
-                && !is_under_way
-                && !topic.tried.is_within(TRIAL_EVERY)
+        let answers = self.answers.load(Ordering::Relaxed);
+        let mut trials = self.trials();
+        let admits = |topic: &&str| {
+            let Some(trial) = trials.get(*topic) else { return true };
+            let is_within = |age| trial.began.is_some_and(|began| began.elapsed() < age);
+            let is_under_way = trial.is_under_way && is_within(TRIAL_LASTS);
+            answers > trial.answers && !is_under_way && !is_within(TRIAL_EVERY)
         };
-        let admits = self.answers() && topics.clone().all(admits);
+        let admits = !self.cluster.is_open() && topics.iter().all(admits);
         if admits {
-            topics.for_each(|topic| topic.tried.note());
+            for topic in topics {
+                if let Some(trial) = trials.get_mut(*topic) {
+                    (trial.began, trial.is_under_way) = (Some(Instant::now()), true);
+                }
+            }
         }
         admits
     }
 
-    fn answers(&self) -> bool {
-        !self.silent.is_after(&self.answered)
+    fn trials(&self) -> MutexGuard<'_, HashMap<String, Trial>> {
+        self.trials.lock().expect("trying does not panic")
     }
 
     /// Whether Kafka answered no longer ago than this.
@@ -227,23 +246,34 @@ impl Health {
     }
 }
 
-impl TopicHealth {
-    fn is_down(&self) -> bool {
-        self.refused.is_after(&self.acknowledged)
+impl Breaker {
+    fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed)
     }
-}
 
-impl Causes {
+    fn open(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
+    }
+
     /// Gives the cause if it is new in this outage.
-    fn add(&self, cause: impl Display) -> Option<String> {
-        let cause = cause.to_string();
-        let mut named = self.0.lock().expect("adding does not panic");
-        named.insert(cause.clone()).then_some(cause)
+    fn explain(&self, cause: impl Display) -> Option<String> {
+        let mut causes = self.causes();
+        let cause = self.is_open().then(|| cause.to_string())?;
+        causes.insert(cause.clone()).then_some(cause)
     }
 
-    /// Ends the outage; gives whether there was one.
-    fn end(&self) -> bool {
-        let mut named = self.0.lock().expect("adding does not panic");
-        !std::mem::take(&mut *named).is_empty()
+    /// Gives whether it was open.
+    fn close(&self) -> bool {
+        // Every acknowledgement comes by here.
+        if !self.is_open() {
+            return false;
+        }
+        let mut causes = self.causes();
+        causes.clear();
+        self.is_open.swap(false, Ordering::Relaxed)
+    }
+
+    fn causes(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.causes.lock().expect("naming does not panic")
     }
 }
