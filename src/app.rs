@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     config::{Http, Settings},
-    delivery::{Delivery, drain::drain, recent::Recent},
+    delivery::{Delivery, drain::Drain, recent::Recent},
     event::kind::Kind,
     http::{Relay, State, admin::routes, receive::receive},
     kafka::{
@@ -128,10 +128,10 @@ pub async fn run(
             Ok(milliseconds) => Duration::from_millis(milliseconds),
         };
     let spool = match &settings.spool {
-        Some(spool) => Some(Arc::new(Spool::open(&spool.path, spool.max_bytes, &metrics)?)),
+        Some(spool) => Some(Spool::open(&spool.path, spool.max_bytes, &metrics)?),
         None => None,
     };
-    let waiting = spool.as_ref().map_or_else(Vec::new, |spool| spool.topics());
+    let waiting = spool.as_ref().map_or_else(Vec::new, |spool| spool.store().topics());
     let names = settings.kafka.topics.distinct().into_keys().map(str::to_owned);
     let topics: BTreeSet<String> = names.chain(waiting).collect();
     let publisher =
@@ -140,8 +140,9 @@ pub async fn run(
     let mut drains = Vec::new();
     if let Some(spool) = &spool {
         for topic in topics {
-            let (publisher, spool) = (Arc::clone(&publisher), Arc::clone(spool));
-            drains.push(rt::spawn(drain(publisher, spool, topic, stopped.clone())));
+            let (spool, publisher) = (Arc::clone(spool), Arc::clone(&publisher));
+            let drain = Drain { topic, spool, publisher, clock, metrics: Arc::clone(&metrics) };
+            drains.push(rt::spawn(drain.run(stopped.clone())));
         }
     }
     if settings.kafka.allow_weaker_delivery {

@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout_at;
@@ -20,12 +19,12 @@ use crate::{
     event::Event,
     kafka::{
         publisher::Publisher,
-        report::{PublishError, Receipt, Report},
+        report::{PublishError, Receipt},
         topics::Topics,
     },
     metrics::Metrics,
     record::{EventFormat, Record},
-    spool::{Entry, Spool, SpoolError},
+    spool::{Spool, SpoolError},
 };
 
 /// Brings events to where they are safe.
@@ -100,9 +99,12 @@ pub enum Unavailable {
     /// Neither Kafka nor the spool took them.
     #[error("{0}")]
     Spool(SpoolError),
+    /// Kafka did not take them, nor the spool within the time that there is for an answer.
+    #[error("the spool did not sync in time")]
+    SpoolTimedOut,
 }
 
-/// How entries go.
+/// How records go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// To Kafka, which takes them as far as is known.
@@ -151,24 +153,24 @@ impl Delivery {
         received: Timestamp,
         deadline: Instant,
     ) -> Outcome {
-        let (entries, oversized): (Vec<_>, Vec<_>) = self
-            .entries(events, received)
+        let (records, oversized): (Vec<_>, Vec<_>) = self
+            .records(events, received)
             .into_iter()
-            .partition(|entry| !self.publisher.is_too_large(&entry.record));
+            .partition(|record| !self.publisher.is_too_large(record));
         let patience = deadline.min(Instant::now() + self.patience);
-        let until = match self.way(&entries) {
+        let until = match self.way(&records) {
             Way::Straight if self.spool.is_none() => Some(deadline),
             Way::Straight | Way::Trial => Some(patience),
             Way::Spool => None,
         };
         let published = match until {
-            Some(until) => self.try_kafka(&entries, until).await,
+            Some(until) => self.try_kafka(&records, until).await,
             None => Err(Unavailable::KnownDown),
         };
         let outcome = match published {
             Ok(receipts) => Outcome::Published(self.published(events, receipts)),
             Err(Unavailable::Refused(PublishError::TooLarge)) => Outcome::TooLarge,
-            Err(refusal) => self.spool_instead(events, entries, refusal, deadline).await,
+            Err(refusal) => self.spool_instead(events, records, refusal, deadline).await,
         };
         if !oversized.is_empty() && matches!(outcome, Outcome::Published(_) | Outcome::Spooled(_)) {
             // The others of its list are safe, and a retry cannot help this one.
@@ -177,20 +179,20 @@ impl Delivery {
         outcome
     }
 
-    /// Publishes entries, and waits for Kafka until then. Past `patience`, their topics are down
+    /// Publishes records, and waits for Kafka until then. Past `patience`, their topics are down
     /// unless they are merely slow.
     async fn try_kafka(
         &self,
-        entries: &[Entry],
+        records: &[Record],
         until: Instant,
     ) -> Result<Vec<Receipt>, Unavailable> {
         let started = Instant::now();
-        let mut publish = pin!(self.publish(entries));
+        let mut publish = pin!(self.publish(records));
         let overdue = started + self.patience;
         let mut published = timeout_at(until.min(overdue).into(), &mut publish).await;
         if published.is_err() && Instant::now() >= overdue {
-            for entry in entries {
-                self.publisher.health().note_overdue(&entry.topic, self.patience);
+            for record in records {
+                self.publisher.health().note_overdue(&record.topic, self.patience);
             }
             published = timeout_at(until.into(), publish).await;
         }
@@ -205,28 +207,26 @@ impl Delivery {
     }
 
     /// What is to be published: a record an event, and a copy where one topic gets all.
-    fn entries(&self, events: &[Event<'_>], received: Timestamp) -> Vec<Entry> {
+    fn records(&self, events: &[Event<'_>], received: Timestamp) -> Vec<Record> {
         let timestamp_ms = received.as_millisecond();
-        let of = |event: &Event<'_>, topic: &str| Entry {
-            topic: topic.to_owned(),
-            timestamp_ms,
-            record: Record::new(event, self.format),
-        };
+        let of =
+            |event: &Event<'_>, topic: &str| Record::new(event, self.format, topic, timestamp_ms);
         let own = events.iter().map(|event| of(event, self.topics.name(event.kind)));
         let all = self.topics.all.iter();
         own.chain(all.flat_map(|all| events.iter().map(move |event| of(event, all)))).collect()
     }
 
-    /// Which way entries take: around Kafka if anything of their keys waits in the spool, or a
+    /// Which way records take: around Kafka if anything of their keys waits in the spool, or a
     /// topic is known to be down.
-    fn way(&self, entries: &[Entry]) -> Way {
+    fn way(&self, records: &[Record]) -> Way {
         let health = self.publisher.health();
-        let topics: BTreeSet<_> = entries.iter().map(|entry| entry.topic.as_str()).collect();
+        let topics: BTreeSet<_> = records.iter().map(|record| record.topic.as_str()).collect();
         let down: BTreeSet<_> = topics.into_iter().filter(|topic| !health.is_up(topic)).collect();
         if let Some(spool) = &self.spool {
-            let holds = |entry: &Entry| spool.holds(&entry.topic, &entry.record.key);
-            // Where entries wait, the drain tries for all.
-            if entries.iter().any(holds) || down.iter().any(|topic| spool.count(topic) > 0) {
+            let store = spool.store();
+            let holds = |record: &Record| store.holds(&record.topic, &record.key);
+            // Where records wait, the drain tries for all.
+            if records.iter().any(holds) || down.iter().any(|topic| store.count(topic) > 0) {
                 return Way::Spool;
             }
         }
@@ -238,23 +238,18 @@ impl Delivery {
         }
     }
 
-    /// Publishes entries, and waits for every report.
-    async fn publish(&self, entries: &[Entry]) -> Vec<Result<Receipt, PublishError>> {
-        let enqueue = |Entry { topic, timestamp_ms, record }: &Entry| {
-            self.publisher.enqueue(topic, record, *timestamp_ms)
-        };
+    /// Publishes records, and waits for every report.
+    async fn publish(&self, records: &[Record]) -> Vec<Result<Receipt, PublishError>> {
         let mut replacements = self.publisher.replacements();
-        // All are handed over before any is waited for.
-        let reports: Vec<_> = entries.iter().map(enqueue).collect();
-        let mut receipts = join_all(reports.into_iter().map(Report::wait)).await;
+        let mut receipts = self.publisher.publish(records).await;
         while receipts.contains(&Err(PublishError::Replaced)) {
             // What a producer did not report goes out again through the next.
             replacements.changed().await.unwrap_or_default();
-            let again = entries.iter().zip(&mut receipts);
-            for (entry, receipt) in
-                again.filter(|(_, receipt)| **receipt == Err(PublishError::Replaced))
-            {
-                *receipt = enqueue(entry).wait().await;
+            let is_unreported = |at: &usize| receipts[*at] == Err(PublishError::Replaced);
+            let unreported: Vec<_> = (0..records.len()).filter(is_unreported).collect();
+            let again = self.publisher.publish(unreported.iter().map(|at| &records[*at])).await;
+            for (at, receipt) in unreported.into_iter().zip(again) {
+                receipts[at] = receipt;
             }
         }
         receipts
@@ -276,15 +271,15 @@ impl Delivery {
     async fn spool_instead(
         &self,
         events: &[Event<'_>],
-        entries: Vec<Entry>,
+        records: Vec<Record>,
         refusal: Unavailable,
         deadline: Instant,
     ) -> Outcome {
         let Some(spool) = &self.spool else { return Outcome::Unavailable(refusal) };
-        match timeout_at(deadline.into(), spool.append(entries)).await {
+        match timeout_at(deadline.into(), spool.append(records.into())).await {
             Ok(Ok(())) => Outcome::Spooled(self.names(events).collect()),
             Ok(Err(error)) => Outcome::Unavailable(Unavailable::Spool(error)),
-            Err(_elapsed) => Outcome::Unavailable(Unavailable::TimedOut),
+            Err(_elapsed) => Outcome::Unavailable(Unavailable::SpoolTimedOut),
         }
     }
 }

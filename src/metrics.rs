@@ -41,6 +41,8 @@ pub struct Metrics {
     pub spool_errors: IntCounter,
     /// Files that were damaged and set aside.
     pub spool_damaged: IntCounter,
+    /// Refusals of events in the spool that are too large for their topic.
+    pub spool_too_large: IntCounter,
     /// Producers that made no progress and were replaced.
     pub kafka_producers_replaced: IntCounter,
     /// Records that librdkafka holds.
@@ -119,6 +121,10 @@ impl Default for Metrics {
             ),
             spool_errors: count("spool_errors_total", "Commits of the spool that failed"),
             spool_damaged: count("spool_damaged_total", "Spools that were damaged and set aside"),
+            spool_too_large: count(
+                "spool_too_large_total",
+                "Refusals of events in the spool that are too large for their topic",
+            ),
             kafka_producers_replaced: count(
                 "kafka_producers_replaced_total",
                 "Producers that made no progress and were replaced",

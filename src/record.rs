@@ -19,9 +19,13 @@ pub enum EventFormat {
     Binary,
 }
 
-/// A record but for its topic.
+/// A record as it is given to a producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
+    /// The name of the topic.
+    pub topic: String,
+    /// Milliseconds since 1970: when the webhook was there.
+    pub timestamp_ms: i64,
     /// What decides the partition.
     pub key: String,
     /// Names and values, in UTF-8.
@@ -31,8 +35,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// The record of an event.
-    pub fn new(event: &Event<'_>, format: EventFormat) -> Self {
+    /// The record of an event in a topic; `timestamp_ms` is milliseconds since 1970.
+    pub fn new(event: &Event<'_>, format: EventFormat, topic: &str, timestamp_ms: i64) -> Self {
         let (content_type, value) = match format {
             EventFormat::Structured => {
                 ("application/cloudevents+json; charset=UTF-8", serde_json::to_vec(event))
@@ -57,6 +61,8 @@ impl Record {
             .map(|(name, text)| (Cow::Borrowed(name), text.to_owned())),
         );
         Self {
+            topic: topic.to_owned(),
+            timestamp_ms,
             key: event.partitionkey.clone().into_owned(),
             headers,
             value: value.expect("strings, flags and raw JSON always serialise"),

@@ -1,50 +1,45 @@
-//! Events on disk, synced, for as long as Kafka cannot take them: the only user of SQLite.
+//! Events on disk, synced, for as long as Kafka cannot take them: the only room with SQLite.
 //!
-//! One thread writes: all that waits is committed together, so one sync serves all. The promise
-//! of [`Spool::append`] is that of `synchronous=FULL` with a write-ahead log: what it returned
-//! `Ok` for is there after a crash of the process, the kernel or the power.
+//! The promise of [`Spool::append`] is that of `synchronous=FULL` with a write-ahead log: what it
+//! returned `Ok` for is there after a crash of the process, the kernel or the power. A file that
+//! turns out to be damaged, at the start or later, is set aside and another takes its place.
 
 mod file;
 mod held;
+mod lock;
 mod log;
 mod salvage;
+mod store;
 mod view;
 mod writer;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, RwLock},
+};
 
-use tokio::sync::{Notify, futures::Notified, oneshot};
+use tokio::{
+    sync::{Notify, futures::Notified},
+    task::spawn_blocking,
+};
 
+use self::file::failed;
 pub use self::{
     file::OpenError,
     salvage::{Salvage, SalvageError},
+    store::Store,
     view::{View, Waiting},
-};
-use self::{
-    file::SpoolFile,
-    held::Held,
-    writer::{Act, Writer},
 };
 use crate::{metrics::Metrics, record::Record};
 
-/// A record with all that is needed to publish it later.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The name of the topic.
-    pub topic: String,
-    /// Milliseconds since 1970: when the webhook was there.
-    pub timestamp_ms: i64,
-    /// Key, headers and value.
-    pub record: Record,
-}
-
-/// An entry and its place in the order of the spool.
+/// A record and its place in the order of the spool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spooled {
     /// Its place.
     pub sequence: i64,
     /// What is to be published.
-    pub entry: Entry,
+    pub record: Record,
 }
 
 /// Why an event is not on disk.
@@ -53,21 +48,28 @@ pub enum SpoolError {
     /// It would be larger than `spool.max_bytes`.
     #[error("the spool is full (`spool.max_bytes`)")]
     Full,
-    /// The disk is full, read-only or broken, or the file is damaged.
+    /// The disk is full, read-only or broken.
     #[error("the spool cannot be written; see the log")]
     Unwritable,
+    /// The file is damaged, and no other could take its place.
+    #[error("the spool is damaged; see the log")]
+    Damaged,
 }
 
 /// Why entries cannot be read.
 pub type ReadError = rusqlite::Error;
 
-/// The events that wait for Kafka.
+/// The events that wait for Kafka, in a directory that no other process uses.
 #[derive(Debug)]
 pub struct Spool {
-    held: Arc<Held>,
-    file: Arc<SpoolFile>,
-    writer: Writer,
-    committed: Arc<Notify>,
+    directory: PathBuf,
+    max_bytes: u64,
+    metrics: Arc<Metrics>,
+    changed: Arc<Notify>,
+    lock: Arc<File>,
+    store: RwLock<Arc<Store>>,
+    /// Whoever has it may put another store in the place of a damaged one.
+    replacing: Mutex<()>,
 }
 
 impl Spool {
@@ -81,76 +83,68 @@ impl Spool {
         directory: &Path,
         max_bytes: u64,
         metrics: &Arc<Metrics>,
-    ) -> Result<Self, OpenError> {
-        let file = Arc::new(SpoolFile::open(directory, max_bytes, metrics)?);
-        let held = Arc::new(Held::new(Arc::clone(metrics)));
-        let unusable = |cause| file::unusable(directory, cause);
-        file.each_key(|topic, key| held.add(topic, key)).map_err(unusable)?;
-        let committed = Arc::new(Notify::new());
-        let writer = Writer::start(
-            Arc::clone(&file),
-            Arc::clone(&held),
-            Arc::clone(&committed),
-            Arc::clone(metrics),
-        )
-        .map_err(unusable)?;
-        Ok(Self { held, file, writer, committed })
+    ) -> Result<Arc<Self>, OpenError> {
+        let lock = Arc::new(lock::take(directory)?);
+        let changed = Arc::new(Notify::new());
+        let store = Store::open(directory, max_bytes, metrics, &changed, &lock)?;
+        Ok(Arc::new(Self {
+            directory: directory.to_owned(),
+            max_bytes,
+            metrics: Arc::clone(metrics),
+            changed,
+            lock,
+            store: RwLock::new(Arc::new(store)),
+            replacing: Mutex::default(),
+        }))
     }
 
-    /// Writes entries; all are durable when it returns `Ok`, and none is promised otherwise.
+    /// Writes records; all are durable when it returns `Ok`, and none is promised otherwise.
     ///
     /// # Errors
     /// When the disk did not take them.
-    pub async fn append(&self, entries: Vec<Entry>) -> Result<(), SpoolError> {
-        // Held from here on, so that no later event of a key can go past it.
-        entries.iter().for_each(|entry| self.held.add(&entry.topic, &entry.record.key));
-        let (done, is_done) = oneshot::channel();
-        self.writer.send(Act::Append { entries, done });
-        is_done.await.unwrap_or(Err(SpoolError::Unwritable))
+    pub async fn append(self: &Arc<Self>, records: Arc<[Record]>) -> Result<(), SpoolError> {
+        let store = self.store();
+        match store.append(Arc::clone(&records)).await {
+            Err(SpoolError::Damaged) => self.replace(store).await?.append(records).await,
+            appended => appended,
+        }
     }
 
-    /// Whether an event of this key in this topic has to go behind one that waits.
-    pub fn holds(&self, topic: &str, key: &str) -> bool {
-        self.held.contains(topic, key)
+    /// Where the records are now: what was read from a store is to be removed from it too.
+    pub fn store(&self) -> Arc<Store> {
+        Arc::clone(&self.store.read().expect("replacing does not panic"))
     }
 
-    /// How many entries wait for a topic.
-    pub fn count(&self, topic: &str) -> usize {
-        self.held.count(topic)
+    /// Waits for the next commit or another store, from the call on.
+    pub fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
     }
 
-    /// The topics that entries wait, or waited, for.
-    pub fn topics(&self) -> Vec<String> {
-        self.held.topics()
-    }
-
-    /// The first entries of a topic, in order; blocks while it reads.
+    /// Sets a damaged store aside; gives the one in its place.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn read(&self, topic: &str, limit: usize) -> Result<Vec<Spooled>, ReadError> {
-        self.file.read(topic, limit)
+    /// When none can be opened in its place.
+    pub async fn replace(self: &Arc<Self>, damaged: Arc<Store>) -> Result<Arc<Store>, SpoolError> {
+        let spool = Arc::clone(self);
+        let replaced = spawn_blocking(move || spool.replace_blocking(&damaged)).await;
+        replaced.expect("replacing does not panic").map_err(|error| {
+            tracing::error!(%error, "no other file can take the place of a damaged spool");
+            SpoolError::Damaged
+        })
     }
 
-    /// Deletes entries that Kafka has acknowledged; gives whether no such entry is left in the
-    /// file. What is left is deleted with a later commit.
-    pub async fn remove(&self, entries: &[Spooled]) -> bool {
-        for Spooled { entry, .. } in entries {
-            self.held.remove(&entry.topic, &entry.record.key);
+    fn replace_blocking(&self, damaged: &Arc<Store>) -> Result<Arc<Store>, OpenError> {
+        let _replacing = self.replacing.lock().expect("replacing does not panic");
+        let store = self.store();
+        if !Arc::ptr_eq(&store, damaged) {
+            return Ok(store);
         }
-        let sequences = entries.iter().map(|spooled| spooled.sequence).collect();
-        let (done, is_done) = oneshot::channel();
-        self.writer.send(Act::Remove { sequences, done });
-        is_done.await.unwrap_or(false)
-    }
-
-    /// Whether an event can be added: the last commit went well, and the limit is not reached.
-    pub fn has_room(&self) -> bool {
-        self.writer.is_well() && self.file.has_room()
-    }
-
-    /// Waits for the next commit, from the call on.
-    pub fn changed(&self) -> Notified<'_> {
-        self.committed.notified()
+        let Self { directory, max_bytes, metrics, changed, lock, .. } = self;
+        let made_way = damaged.close().make_way(metrics);
+        made_way.map_err(|cause| failed(directory, cause))?;
+        let store = Arc::new(Store::open(directory, *max_bytes, metrics, changed, lock)?);
+        *self.store.write().expect("replacing does not panic") = Arc::clone(&store);
+        changed.notify_waiters();
+        Ok(store)
     }
 }

@@ -11,7 +11,8 @@ use clap::{Args, Subcommand};
 use clickpesa_relay::{
     config::{Log, Spool as Settings, Written},
     metrics::Metrics,
-    spool::{Entry, OpenError, Salvage, Spool, Spooled, View, Waiting},
+    record::Record,
+    spool::{OpenError, Salvage, Spool, Spooled, View, Waiting},
 };
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -108,20 +109,20 @@ impl SpoolCommand {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn line(&self, Spooled { sequence, entry }: &Spooled) -> String {
-        let Entry { topic, timestamp_ms, record } = entry;
+    fn line(&self, Spooled { sequence, record }: &Spooled) -> String {
+        let Record { topic, timestamp_ms, key, .. } = record;
         let (id, seconds) = (record.id().unwrap_or_default(), age_seconds(*timestamp_ms));
         if self.json {
             return json!({
                 "sequence": sequence,
                 "id": id,
                 "topic": topic,
-                "key": record.key,
+                "key": key,
                 "age_seconds": seconds,
             })
             .to_string();
         }
-        format!("{:36} {topic:30} {:20} {}", printable(id), printable(&record.key), age(seconds))
+        format!("{:36} {topic:30} {:20} {}", printable(id), printable(key), age(seconds))
     }
 
     fn recover(&self, settings: &Settings, file: &Path) -> Result<ExitCode, Failure> {
@@ -170,20 +171,17 @@ fn each(view: &View, line: impl Fn(&Spooled) -> String) -> Result<ExitCode, Fail
 }
 
 /// The record as one JSON object. The value is a text: as JSON, it would not be kept to the byte.
-fn whole(Spooled { sequence, entry }: &Spooled) -> String {
-    let Entry { topic, timestamp_ms, record } = entry;
-    let headers: serde_json::Map<String, Value> = record
-        .headers
-        .iter()
-        .map(|(name, text)| (name.to_string(), text.as_str().into()))
-        .collect();
+fn whole(Spooled { sequence, record }: &Spooled) -> String {
+    let Record { topic, timestamp_ms, key, headers, value } = record;
+    let headers: serde_json::Map<String, Value> =
+        headers.iter().map(|(name, text)| (name.to_string(), text.as_str().into())).collect();
     json!({
         "sequence": sequence,
         "topic": topic,
         "timestamp": timestamp_ms,
-        "key": record.key,
+        "key": key,
         "headers": headers,
-        "value": String::from_utf8_lossy(&record.value),
+        "value": String::from_utf8_lossy(value),
     })
     .to_string()
 }

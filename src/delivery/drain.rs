@@ -1,16 +1,22 @@
 //! From the spool to Kafka: in order, many in flight, deleted after the acknowledgement.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use futures_util::future::join_all;
-use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use jiff::Timestamp;
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{sleep, timeout},
+};
 
 use crate::{
-    kafka::{
-        publisher::Publisher,
-        report::{PublishError, Report},
-    },
-    spool::{Entry, ReadError, Spool, Spooled},
+    kafka::{publisher::Publisher, report::PublishError},
+    metrics::Metrics,
+    spool::{ReadError, Spool, Spooled, Store},
 };
 
 /// Entries under way at once: enough to hide the round trip to a broker, few enough that live
@@ -21,90 +27,105 @@ const IN_FLIGHT_MAX: usize = 64;
 /// under way; this bounds how often one that is refused at once is tried.
 const REST: Duration = Duration::from_millis(200);
 
-/// Publishes what the spool holds for a topic, until the other end of `stop` is dropped: then what
-/// is under way is finished, so that none is left that Kafka has and the file too.
-pub async fn drain(
-    publisher: Arc<Publisher>,
-    spool: Arc<Spool>,
-    topic: String,
-    mut stop: watch::Receiver<()>,
-) {
-    // Sequences of entries that are in Kafka, and in the file for want of a disk that works.
-    let mut undeleted = HashSet::new();
-    loop {
-        let batch = tokio::select! {
-            _ = stop.changed() => return,
-            batch = wait_for_batch(&publisher, &spool, &topic, &undeleted) => batch,
-        };
-        let (published, refusal) = publish(&publisher, batch).await;
-        if spool.remove(&published).await {
-            undeleted.clear();
-        } else {
-            undeleted.extend(published.iter().map(|spooled| spooled.sequence));
-        }
-        if let Some(error) = refusal {
-            tracing::warn!(topic, %error, "events wait in the spool");
-            sleep(REST).await;
-        }
-    }
+/// How long a key rests whose event is too large for the topic: until somebody raises its limit.
+const REST_OF_TOO_LARGE: Duration = Duration::from_secs(10);
+
+/// The drain of a topic.
+#[derive(Debug)]
+pub struct Drain {
+    /// The topic.
+    pub topic: String,
+    /// From where.
+    pub spool: Arc<Spool>,
+    /// To where.
+    pub publisher: Arc<Publisher>,
+    /// What time it is.
+    pub clock: fn() -> Timestamp,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
 }
 
-async fn wait_for_batch(
-    publisher: &Publisher,
-    spool: &Arc<Spool>,
-    topic: &str,
-    undeleted: &HashSet<i64>,
-) -> Vec<Spooled> {
-    loop {
-        let changed = spool.changed();
-        if spool.count(topic) == 0 {
-            changed.await;
-            continue;
-        }
-        match next_batch(publisher, spool, topic, undeleted).await {
-            // What is counted is not yet committed.
-            Ok(batch) if batch.is_empty() => changed.await,
-            Ok(batch) => return batch,
-            Err(error) => {
-                tracing::error!(%error, "cannot read the spool");
+/// Keys that rest, and since when.
+type Resting = HashMap<String, Instant>;
+
+impl Drain {
+    /// Publishes what the spool holds for the topic, until the other end of `stop` is dropped:
+    /// then what is under way is finished, so that none is left that Kafka has and the file too.
+    pub async fn run(self, mut stop: watch::Receiver<()>) {
+        let mut resting = Resting::new();
+        loop {
+            let (store, batch) = tokio::select! {
+                _ = stop.changed() => return,
+                batch = self.wait_for_batch(&mut resting) => batch,
+            };
+            let receipts =
+                self.publisher.publish(batch.iter().map(|spooled| &spooled.record)).await;
+            let (mut published, mut refusal) = (Vec::with_capacity(batch.len()), None);
+            for (spooled, receipt) in batch.into_iter().zip(receipts) {
+                match receipt {
+                    Ok(_) => published.push(spooled),
+                    Err(PublishError::TooLarge) => self.note_too_large(spooled, &mut resting),
+                    Err(error) => refusal = Some(error),
+                }
+            }
+            store.remove(&published).await;
+            if let Some(error) = refusal {
+                tracing::warn!(topic = self.topic, %error, "events wait in the spool");
                 sleep(REST).await;
             }
         }
     }
-}
 
-/// The first entries of a topic, one of a key: of two under way, the first could fail and the
-/// second not. While the topic is down, one entry alone finds out when it is not.
-async fn next_batch(
-    publisher: &Publisher,
-    spool: &Arc<Spool>,
-    topic: &str,
-    undeleted: &HashSet<i64>,
-) -> Result<Vec<Spooled>, ReadError> {
-    let (reading, name) = (Arc::clone(spool), topic.to_owned());
-    let read = spawn_blocking(move || reading.read(&name, 2 * IN_FLIGHT_MAX));
-    let mut batch = read.await.expect("reading does not panic")?;
-    let mut keys = HashSet::new();
-    batch.retain(|spooled| {
-        !undeleted.contains(&spooled.sequence) && keys.insert(spooled.entry.record.key.clone())
-    });
-    batch.truncate(if publisher.health().is_up(topic) { IN_FLIGHT_MAX } else { 1 });
-    Ok(batch)
-}
+    /// The topic's limit was lowered since it was spooled: it waits, and so does its key.
+    fn note_too_large(&self, spooled: Spooled, resting: &mut Resting) {
+        let (topic, id) = (&self.topic, spooled.record.id());
+        tracing::error!(topic, id, "an event in the spool is too large: raise `max.message.bytes`");
+        self.metrics.spool_too_large.inc();
+        resting.insert(spooled.record.key, Instant::now());
+    }
 
-/// Publishes entries; gives those that Kafka acknowledged, and why others are not among them.
-async fn publish(
-    publisher: &Publisher,
-    batch: Vec<Spooled>,
-) -> (Vec<Spooled>, Option<PublishError>) {
-    let reports: Vec<_> = batch
-        .iter()
-        .map(|Spooled { entry: Entry { topic, timestamp_ms, record }, .. }| {
-            publisher.enqueue(topic, record, *timestamp_ms)
-        })
-        .collect();
-    let receipts = join_all(reports.into_iter().map(Report::wait)).await;
-    let refusal = receipts.iter().find_map(|receipt| receipt.err());
-    let kept = batch.into_iter().zip(receipts).filter(|(_, receipt)| receipt.is_ok());
-    (kept.map(|(spooled, _)| spooled).collect(), refusal)
+    async fn wait_for_batch(&self, resting: &mut Resting) -> (Arc<Store>, Vec<Spooled>) {
+        loop {
+            let changed = self.spool.changed();
+            let store = self.spool.store();
+            if store.count(&self.topic) == 0 {
+                changed.await;
+                continue;
+            }
+            resting.retain(|_, since| since.elapsed() < REST_OF_TOO_LARGE);
+            match self.next_batch(&store, resting).await {
+                // What is counted is not yet committed, or rests.
+                Ok(batch) if batch.is_empty() => drop(timeout(REST_OF_TOO_LARGE, changed).await),
+                Ok(batch) => return (store, batch),
+                Err(error) => {
+                    tracing::error!(%error, "cannot read the spool");
+                    if !store.is_damaged() || self.spool.replace(store).await.is_err() {
+                        sleep(REST).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first entries of the topic, one of a key: of two under way, the first could fail and
+    /// the second not. While the topic is down, one entry alone finds out when it is not.
+    async fn next_batch(
+        &self,
+        store: &Arc<Store>,
+        resting: &Resting,
+    ) -> Result<Vec<Spooled>, ReadError> {
+        let (reading, topic) = (Arc::clone(store), self.topic.clone());
+        let limit = 2 * IN_FLIGHT_MAX + resting.len();
+        let read = spawn_blocking(move || reading.read(&topic, limit));
+        let mut batch = read.await.expect("reading does not panic")?;
+        let mut keys: HashSet<_> = resting.keys().cloned().collect();
+        batch.retain(|spooled| keys.insert(spooled.record.key.clone()));
+        batch.truncate(if self.publisher.health().is_up(&self.topic) { IN_FLIGHT_MAX } else { 1 });
+        // Kafka takes no record of the future, which is what one is if the clock was put back.
+        let now = (self.clock)().as_millisecond();
+        batch.iter_mut().for_each(|Spooled { record, .. }| {
+            record.timestamp_ms = record.timestamp_ms.min(now);
+        });
+        Ok(batch)
+    }
 }

@@ -35,7 +35,7 @@ async fn live(relay: web::Data<Relay>) -> HttpResponse {
 async fn ready(relay: web::Data<Relay>) -> HttpResponse {
     let hindrance = if relay.state.is_draining() {
         Some("shutting down")
-    } else if relay.delivery.spool.as_ref().is_some_and(|spool| spool.has_room()) {
+    } else if relay.delivery.spool.as_ref().is_some_and(|spool| spool.store().has_room()) {
         None
     } else if !relay.state.has_topics() {
         Some("Kafka has not been reached yet to see to the topics")

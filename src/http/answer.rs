@@ -176,6 +176,12 @@ impl Answer {
             Self::Unavailable(Unavailable::Spool(SpoolError::Unwritable)) => {
                 failed("spool_unwritable", "The event cannot be stored now; try again")
             }
+            Self::Unavailable(Unavailable::Spool(SpoolError::Damaged)) => {
+                failed("spool_damaged", "The event cannot be stored now; try again")
+            }
+            Self::Unavailable(Unavailable::SpoolTimedOut) => {
+                failed("spool_timeout", "The event could not be stored in time; try again")
+            }
             Self::Draining => failed("draining", "The relay is shutting down; try again"),
             Self::Bug => {
                 Row { status: StatusCode::INTERNAL_SERVER_ERROR, ..failed("bug", "Internal error") }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use rdkafka::{
     ClientConfig,
     error::RDKafkaErrorCode,
@@ -19,7 +20,7 @@ use super::{
     ClientError, Properties, client_config,
     context::Context,
     health::Health,
-    report::{PublishError, Report},
+    report::{PublishError, Receipt, Report},
 };
 use crate::{metrics::Metrics, record::Record};
 
@@ -107,20 +108,29 @@ impl Publisher {
         Arc::clone(&self.producer.read().expect("replacing does not panic"))
     }
 
-    /// Hands a record to the producer without waiting; `timestamp_ms` is milliseconds since 1970.
-    ///
-    /// Where the producer does not take it, the report says so at once.
-    pub fn enqueue(&self, topic: &str, record: &Record, timestamp_ms: i64) -> Report {
+    /// Publishes records, all handed over before the first report is waited for; the caller bounds
+    /// the wait. Gives what was reported of each.
+    pub async fn publish(
+        &self,
+        records: impl IntoIterator<Item = &Record>,
+    ) -> Vec<Result<Receipt, PublishError>> {
+        let reports: Vec<_> = records.into_iter().map(|record| self.enqueue(record)).collect();
+        join_all(reports.into_iter().map(Report::wait)).await
+    }
+
+    /// Hands a record to the producer; where it does not take it, the report says so at once.
+    fn enqueue(&self, record: &Record) -> Report {
+        let Record { topic, timestamp_ms, key, headers, value } = record;
         let (report_to, report) = oneshot::channel();
-        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        let headers = record.headers.iter().fold(headers, |headers, (key, value)| {
-            headers.insert(Header { key, value: Some(value) })
-        });
+        let empty = OwnedHeaders::new_with_capacity(headers.len());
+        let headers = headers
+            .iter()
+            .fold(empty, |all, (key, value)| all.insert(Header { key, value: Some(value) }));
         let message = BaseRecord::with_opaque_to(topic, Box::new(report_to))
-            .key(record.key.as_bytes())
-            .payload(&record.value)
+            .key(key.as_bytes())
+            .payload(value)
             .headers(headers)
-            .timestamp(timestamp_ms);
+            .timestamp(*timestamp_ms);
         // Under the lock: what a replaced producer has queued is purged, and nothing follows.
         let producer = self.producer.read().expect("replacing does not panic");
         if let Err((error, message)) = producer.send(message) {

@@ -34,7 +34,7 @@ impl From<&KafkaError> for PublishError {
     fn from(error: &KafkaError) -> Self {
         use RDKafkaErrorCode as Code;
         match error.rdkafka_error_code() {
-            Some(Code::MessageSizeTooLarge) => Self::TooLarge,
+            Some(Code::MessageSizeTooLarge | Code::MessageBatchTooLarge) => Self::TooLarge,
             Some(Code::QueueFull) => Self::QueueFull,
             // librdkafka purges its queue itself after a fatal error. With idempotence, the two
             // about sequences are reported only where they are fatal.

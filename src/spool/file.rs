@@ -1,21 +1,21 @@
-//! The file of the spool: its lock, its tables, and what becomes of a damaged one.
+//! The file of the spool: its tables, and what becomes of a damaged one.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    fmt::Display,
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
-    thread,
-    time::Duration,
 };
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Row, config::DbConfig, params};
 
-use super::{Entry, Spooled, log};
+use super::{Spooled, log};
 use crate::{metrics::Metrics, record::Record};
 
 /// The database in its directory.
@@ -32,9 +32,6 @@ const CHECKPOINT_PAGES: i64 = 1000;
 
 /// Pages that have to be free for the spool to have room: those of a large commit.
 const ROOM_PAGES: i64 = 512;
-
-/// How long somebody who only asks for the holder's name may have the lock.
-const LOCK_WITHIN: Duration = Duration::from_millis(200);
 
 pub(super) const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS event (
@@ -79,16 +76,31 @@ pub enum OpenError {
     },
 }
 
+/// Why a file that was sound when it was opened is no longer used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Damage {
+    /// SQLite calls it damaged.
+    #[error("{0}")]
+    Corrupt(String),
+    /// Its name is another file's, or nobody's.
+    #[error("the file was moved or deleted by somebody else")]
+    Gone,
+}
+
 /// The file, locked for this process.
 #[derive(Debug)]
 pub(super) struct SpoolFile {
     path: PathBuf,
+    /// Device and number: what tells it from another of its name.
+    identity: (u64, u64),
     max_pages: i64,
     /// Pages that hold something: those of deleted entries are used again.
     used_pages: AtomicI64,
-    reader: Mutex<Connection>,
-    /// Held for as long as the process lives.
-    _lock: File,
+    damage: OnceLock<Damage>,
+    /// None once the file is closed.
+    reader: Mutex<Option<Connection>>,
+    /// Held for as long as the file is used.
+    _lock: Arc<File>,
 }
 
 impl SpoolFile {
@@ -96,8 +108,8 @@ impl SpoolFile {
         directory: &Path,
         max_bytes: u64,
         metrics: &Metrics,
+        lock: &Arc<File>,
     ) -> Result<Self, OpenError> {
-        let lock = lock(directory)?;
         let path = directory.join(FILE_NAME);
         let reader = match open_sound(&path) {
             Err(error) if is_damage(&error) => {
@@ -111,15 +123,24 @@ impl SpoolFile {
         let pages = i64::try_from(max_bytes / PAGE_BYTES as u64).unwrap_or(i64::MAX);
         let max_pages = pages.saturating_sub(2 * CHECKPOINT_PAGES).max(2 * ROOM_PAGES);
         metrics.spool_bytes_max.set(max_pages.saturating_mul(PAGE_BYTES as i64));
-        let used_pages = AtomicI64::default();
-        let file = Self { path, max_pages, used_pages, reader: Mutex::new(reader), _lock: lock };
-        file.note_use(&file.reader(), metrics);
+        let file = Self {
+            identity: identity(&path).map_err(|cause| failed(directory, cause))?,
+            path,
+            max_pages,
+            used_pages: AtomicI64::default(),
+            damage: OnceLock::new(),
+            reader: Mutex::new(Some(reader)),
+            _lock: Arc::clone(lock),
+        };
+        let noted = file.with_reader(|reader| file.note_use(reader, metrics));
+        noted.map_err(|cause| unusable(directory, cause))?;
         Ok(file)
     }
 
     /// A connection to write with.
     pub(super) fn connect(&self) -> rusqlite::Result<Connection> {
         let connection = open(&self.path)?;
+        self.check_identity()?;
         connection.pragma_update(None, "max_page_count", self.max_pages)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         let log_bytes = CHECKPOINT_PAGES * PAGE_BYTES as i64;
@@ -127,14 +148,18 @@ impl SpoolFile {
         Ok(connection)
     }
 
-    /// Notes how much is in use; what cannot be read is left as it was.
-    pub(super) fn note_use(&self, connection: &Connection, metrics: &Metrics) {
+    /// Notes how much is in use.
+    pub(super) fn note_use(
+        &self,
+        connection: &Connection,
+        metrics: &Metrics,
+    ) -> rusqlite::Result<()> {
         let pages =
             |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-        if let (Ok(all), Ok(free)) = (pages("page_count"), pages("freelist_count")) {
-            self.used_pages.store(all - free, Ordering::Relaxed);
-            metrics.spool_bytes.set((all - free) * PAGE_BYTES as i64);
-        }
+        let used = pages("page_count")? - pages("freelist_count")?;
+        self.used_pages.store(used, Ordering::Relaxed);
+        metrics.spool_bytes.set(used * PAGE_BYTES as i64);
+        Ok(())
     }
 
     /// Whether the limit is not near.
@@ -144,39 +169,97 @@ impl SpoolFile {
 
     /// Goes through the topics and keys of all entries.
     pub(super) fn each_key(&self, mut with: impl FnMut(&str, &str)) -> rusqlite::Result<()> {
-        let reader = self.reader();
-        let mut statement = reader.prepare("SELECT topic, key FROM event")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            with(&row.get::<_, String>(0)?, &row.get::<_, String>(1)?);
-        }
-        Ok(())
+        self.with_reader(|reader| {
+            let mut statement = reader.prepare("SELECT topic, key FROM event")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                with(&row.get::<_, String>(0)?, &row.get::<_, String>(1)?);
+            }
+            Ok(())
+        })
     }
 
     /// Goes through all entries.
     pub(super) fn each(&self, mut with: impl FnMut(Spooled)) -> rusqlite::Result<()> {
-        let reader = self.reader();
-        let mut statement = reader
-            .prepare("SELECT sequence, topic, timestamp_ms, key, headers, value FROM event")?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            with(spooled(row)?);
-        }
-        Ok(())
+        self.with_reader(|reader| {
+            let mut statement = reader
+                .prepare("SELECT sequence, topic, timestamp_ms, key, headers, value FROM event")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                with(spooled(row)?);
+            }
+            Ok(())
+        })
     }
 
     pub(super) fn read(&self, topic: &str, limit: usize) -> rusqlite::Result<Vec<Spooled>> {
-        let reader = self.reader();
-        let mut statement = reader.prepare(
-            "SELECT sequence, topic, timestamp_ms, key, headers, value FROM event
-             WHERE topic = ?1 ORDER BY sequence LIMIT ?2",
-        )?;
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        statement.query_map(params![topic, limit], spooled)?.collect()
+        self.with_reader(|reader| {
+            let mut statement = reader.prepare(
+                "SELECT sequence, topic, timestamp_ms, key, headers, value FROM event
+                 WHERE topic = ?1 ORDER BY sequence LIMIT ?2",
+            )?;
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            statement.query_map(params![topic, limit], spooled)?.collect()
+        })
     }
 
-    fn reader(&self) -> MutexGuard<'_, Connection> {
-        self.reader.lock().expect("reading does not panic")
+    fn with_reader<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let reader = self.reader.lock().expect("reading does not panic");
+        let closed = || damaged("it is closed".to_owned());
+        let read = reader.as_ref().ok_or_else(closed).and_then(read);
+        if let Err(error) = &read {
+            self.note_damage(error);
+        }
+        read
+    }
+
+    /// Notes an error that speaks of damage; gives whether it does.
+    pub(super) fn note_damage(&self, error: &rusqlite::Error) -> bool {
+        let is_damage = is_damage(error);
+        if is_damage {
+            // The first finding is the one that counts.
+            self.damage.set(Damage::Corrupt(error.to_string())).ok();
+        }
+        is_damage
+    }
+
+    /// What was found to be wrong since it was opened.
+    pub(super) fn damage(&self) -> Option<&Damage> {
+        self.damage.get()
+    }
+
+    /// Fails if the file no longer has its name: what is written would be lost with the process.
+    pub(super) fn check_identity(&self) -> rusqlite::Result<()> {
+        match identity(&self.path) {
+            Ok(identity) if identity == self.identity => Ok(()),
+            Ok(_) | Err(_) => {
+                self.damage.set(Damage::Gone).ok();
+                Err(damaged(Damage::Gone.to_string()))
+            }
+        }
+    }
+
+    /// Ends the use of the file, which stays as it is; nobody may be writing.
+    pub(super) fn close(&self) {
+        let reader = self.reader.lock().expect("reading does not panic").take();
+        reader.into_iter().for_each(abandon);
+    }
+
+    /// Makes way for another file of this name, and says so.
+    pub(super) fn make_way(&self, metrics: &Metrics) -> io::Result<()> {
+        match self.damage() {
+            Some(Damage::Corrupt(verdict)) => set_aside(&self.path, verdict, metrics),
+            Some(gone @ Damage::Gone) => {
+                metrics.spool_damaged.inc();
+                let path = self.path.display();
+                tracing::error!("`{path}`: {gone}; what waited in it is not published");
+                Ok(())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -185,90 +268,20 @@ pub(super) fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
     let headers: String = row.get(4)?;
     Ok(Spooled {
         sequence: row.get(0)?,
-        entry: Entry {
+        record: Record {
             topic: row.get(1)?,
             timestamp_ms: row.get(2)?,
-            record: Record {
-                key: row.get(3)?,
-                headers: serde_json::from_str(&headers).map_err(|error| {
-                    let kind = rusqlite::types::Type::Text;
-                    rusqlite::Error::FromSqlConversionFailure(4, kind, error.into())
-                })?,
-                value: row.get(5)?,
-            },
+            key: row.get(3)?,
+            headers: serde_json::from_str(&headers).map_err(|error| {
+                let kind = rusqlite::types::Type::Text;
+                rusqlite::Error::FromSqlConversionFailure(4, kind, error.into())
+            })?,
+            value: row.get(5)?,
         },
     })
 }
 
-/// Takes the lock, and writes into it who has it.
-fn lock(directory: &Path) -> Result<File, OpenError> {
-    let open = || {
-        create_synced(directory)?;
-        let path = directory.join("lock");
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
-    };
-    let mut lock = open().map_err(|cause| failed(directory, cause))?;
-    let mut locked = lock.try_lock();
-    if let Err(TryLockError::WouldBlock) = locked {
-        thread::sleep(LOCK_WITHIN);
-        locked = lock.try_lock();
-    }
-    match locked {
-        Ok(()) => {}
-        Err(TryLockError::Error(cause)) => return Err(failed(directory, cause)),
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            lock.read_to_string(&mut holder).map_err(|cause| failed(directory, cause))?;
-            let path = directory.display().to_string();
-            return Err(OpenError::InUse { path, holder: holder.trim().to_owned() });
-        }
-    }
-    let mut write = || {
-        lock.set_len(0)?;
-        lock.rewind()?;
-        writeln!(lock, "{}", std::process::id())
-    };
-    write().map_err(|cause| failed(directory, cause))?;
-    Ok(lock)
-}
-
-/// Gives the process that has the lock, if one has.
-pub(super) fn holder(directory: &Path) -> io::Result<Option<String>> {
-    let mut lock = match File::open(directory.join("lock")) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        opened => opened?,
-    };
-    match lock.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::Error(cause)) => Err(cause),
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            lock.read_to_string(&mut holder)?;
-            Ok(Some(holder.trim().to_owned()))
-        }
-    }
-}
-
-/// Makes a directory and those above it that are missing, so that a power loss does not take them
-/// with what is synced in them. SQLite syncs what is in it.
-fn create_synced(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    let above = match directory.parent() {
-        None => return fs::create_dir(directory),
-        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-        Some(parent) => parent,
-    };
-    create_synced(above)?;
-    match fs::create_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        made => made?,
-    }
-    File::open(above)?.sync_all()
-}
-
-fn failed(directory: &Path, cause: io::Error) -> OpenError {
+pub(super) fn failed(directory: &Path, cause: io::Error) -> OpenError {
     OpenError::Directory { path: directory.display().to_string(), cause }
 }
 
@@ -312,8 +325,21 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
 }
 
+/// Closes a connection without a change to the file: the last one that is closed would otherwise
+/// copy the log back, and delete the file that has the log's name.
+pub(super) fn abandon(connection: Connection) {
+    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+        tracing::error!(%error, "the spool's file may change while it is closed");
+    }
+    drop(connection);
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
 /// Renames a damaged file and its log, so that what is in them can be recovered.
-fn set_aside(path: &Path, damage: &rusqlite::Error, metrics: &Metrics) -> io::Result<()> {
+fn set_aside(path: &Path, damage: impl Display, metrics: &Metrics) -> io::Result<()> {
     let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%.6fZ");
     for ending in ["", "-wal", "-shm"] {
         let to = with_ending(path, &format!("{DAMAGED}{time}{ending}"));

@@ -70,3 +70,11 @@ impl Held {
         self.topics.lock().expect("counting does not panic")
     }
 }
+
+/// What is no longer held is not counted either.
+impl Drop for Held {
+    fn drop(&mut self) {
+        let entries: usize = self.lock().values().map(|keys| keys.entries).sum();
+        self.metrics.spool_events.sub(i64::try_from(entries).unwrap_or(i64::MAX));
+    }
+}

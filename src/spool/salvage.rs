@@ -9,15 +9,17 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rusqlite::{Connection, Error::QueryReturnedNoRows, params};
 
 use super::{
-    Entry, ReadError, Spool, SpoolError, Spooled,
+    ReadError, Spool, SpoolError, Spooled,
     file::{PAGE_BYTES, TABLES, spooled, with_ending},
     log,
 };
+use crate::record::Record;
 
 /// Rows that are read, and appended, at once.
 const BATCH: usize = 500;
@@ -64,19 +66,17 @@ impl Spool {
     /// # Errors
     /// When the file cannot be copied or the spool cannot take it; what was appended stays, and
     /// the next try skips it.
-    pub async fn salvage(&self, damaged: &Path) -> Result<Salvage, SalvageError> {
+    pub async fn salvage(self: &Arc<Self>, damaged: &Path) -> Result<Salvage, SalvageError> {
         let mut known = HashSet::new();
-        let name = |Entry { topic, record, .. }: &Entry| {
-            record.id().map(|id| (topic.clone(), id.to_owned()))
-        };
-        self.file.each(|Spooled { entry, .. }| known.extend(name(&entry)))?;
+        let name = |record: &Record| record.id().map(|id| (record.topic.clone(), id.to_owned()));
+        self.store().each(|Spooled { record, .. }| known.extend(name(&record)))?;
         let mut remains = Remains::open(damaged)?;
         let mut salvage = Salvage::default();
-        while let Some(mut entries) = remains.next_batch()? {
-            let readable = entries.len();
-            entries.retain(|entry| name(entry).is_none_or(|name| known.insert(name)));
-            let appended = entries.len();
-            self.append(entries).await?;
+        while let Some(mut records) = remains.next_batch()? {
+            let readable = records.len();
+            records.retain(|record| name(record).is_none_or(|name| known.insert(name)));
+            let appended = records.len();
+            self.append(records.into()).await?;
             salvage.appended += appended as u64;
             salvage.present += (readable - appended) as u64;
         }
@@ -119,7 +119,7 @@ impl Remains {
     }
 
     /// The next readable entries, in order.
-    fn next_batch(&mut self) -> Result<Option<Vec<Entry>>, ReadError> {
+    fn next_batch(&mut self) -> Result<Option<Vec<Record>>, ReadError> {
         let mut batch = Vec::new();
         while batch.is_empty() && !self.is_at_end {
             if !self.read_on(&mut batch)? {
@@ -130,7 +130,7 @@ impl Remains {
     }
 
     /// Reads entries until damage; gives whether there was none.
-    fn read_on(&mut self, batch: &mut Vec<Entry>) -> Result<bool, ReadError> {
+    fn read_on(&mut self, batch: &mut Vec<Record>) -> Result<bool, ReadError> {
         let mut statement = self.connection.prepare(
             "SELECT sequence, topic, timestamp_ms, key, headers, value FROM event
              WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
@@ -144,7 +144,7 @@ impl Remains {
             };
             self.at = row.get(0)?;
             match sound(spooled(row)) {
-                Some(entry) => batch.push(entry),
+                Some(record) => batch.push(record),
                 None => self.unreadable += 1,
             }
         }
@@ -152,7 +152,7 @@ impl Remains {
     }
 
     /// Reads the next entry that is not damaged.
-    fn read_next(&mut self, batch: &mut Vec<Entry>) -> Result<(), ReadError> {
+    fn read_next(&mut self, batch: &mut Vec<Record>) -> Result<(), ReadError> {
         let mut statement = self.connection.prepare(
             "SELECT sequence, topic, timestamp_ms, key, headers, value FROM event
              WHERE sequence = ?1",
@@ -165,8 +165,8 @@ impl Remains {
             match statement.query_row([self.at], spooled) {
                 Err(QueryReturnedNoRows) => {}
                 read => match sound(read) {
-                    Some(entry) => {
-                        batch.push(entry);
+                    Some(record) => {
+                        batch.push(record);
                         return Ok(());
                     }
                     None => self.unreadable += 1,
@@ -178,11 +178,11 @@ impl Remains {
     }
 }
 
-/// The entry, if it is one: what is in a damaged page need not be what was written.
-fn sound(read: Result<Spooled, ReadError>) -> Option<Entry> {
-    let entry = read.ok()?.entry;
-    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&entry.record.value).is_ok();
-    (is_json && entry.record.id().is_some()).then_some(entry)
+/// The record, if it is one: what is in a damaged page need not be what was written.
+fn sound(read: Result<Spooled, ReadError>) -> Option<Record> {
+    let record = read.ok()?.record;
+    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&record.value).is_ok();
+    (is_json && record.id().is_some()).then_some(record)
 }
 
 /// Makes a copy that can be opened, if need be with the first page of a fresh spool.

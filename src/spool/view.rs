@@ -9,7 +9,8 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{
     OpenError, ReadError, Spooled,
-    file::{DAMAGED, FILE_NAME, holder, spooled, unusable, with_ending},
+    file::{DAMAGED, FILE_NAME, spooled, unusable, with_ending},
+    lock::holder,
 };
 
 /// A spool that is only read.

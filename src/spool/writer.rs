@@ -2,24 +2,29 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, params};
 use tokio::sync::{Notify, oneshot};
 
-use super::{Entry, SpoolError, file::SpoolFile, held::Held};
-use crate::metrics::Metrics;
+use super::{
+    SpoolError,
+    file::{SpoolFile, abandon},
+    held::Held,
+    store::Unremoved,
+};
+use crate::{metrics::Metrics, record::Record};
 
 /// Acts in one commit: enough that a sync is cheap for each, few enough that none waits long.
 const COMMIT_MAX: usize = 1024;
 
-/// Bytes of entries in one commit, so that the write-ahead log stays about as long as it is.
+/// Bytes of values in one commit, so that the write-ahead log stays about as long as it is.
 const COMMIT_BYTES_MAX: usize = 1 << 20;
 
 /// How soon it is tried again what failed, if nobody asks before.
@@ -28,10 +33,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What the thread is asked for.
 #[derive(Debug)]
 pub(super) enum Act {
-    /// Write entries, and say when they are durable.
-    Append { entries: Vec<Entry>, done: oneshot::Sender<Result<(), SpoolError>> },
-    /// Delete the entries of these sequences, and say whether none is left that should be deleted.
-    Remove { sequences: Vec<i64>, done: oneshot::Sender<bool> },
+    /// Write records, and say when they are durable.
+    Append { records: Arc<[Record]>, done: oneshot::Sender<Result<(), SpoolError>> },
+    /// Delete what is to be removed, and say whether nothing of it is left.
+    Remove { done: oneshot::Sender<bool> },
+    /// End the thread.
+    End,
 }
 
 /// The way to the thread.
@@ -39,36 +46,47 @@ pub(super) enum Act {
 pub(super) struct Writer {
     acts: mpsc::Sender<Act>,
     is_well: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Writer {
     pub(super) fn start(
-        file: Arc<SpoolFile>,
-        held: Arc<Held>,
-        committed: Arc<Notify>,
-        metrics: Arc<Metrics>,
+        file: &Arc<SpoolFile>,
+        held: &Arc<Held>,
+        unremoved: &Arc<Unremoved>,
+        changed: &Arc<Notify>,
+        metrics: &Arc<Metrics>,
     ) -> rusqlite::Result<Self> {
         let (sender, acts) = mpsc::channel();
         let connection = Some(file.connect()?);
         let is_well = Arc::new(AtomicBool::new(true));
         let mut thread = WriterThread {
             connection,
-            unremoved: Vec::new(),
             trouble: None,
             is_well: Arc::clone(&is_well),
-            file,
-            held,
-            committed,
-            metrics,
+            file: Arc::clone(file),
+            held: Arc::clone(held),
+            unremoved: Arc::clone(unremoved),
+            changed: Arc::clone(changed),
+            metrics: Arc::clone(metrics),
         };
-        thread::spawn(move || {
+        let thread = thread::spawn(move || {
             // So that what cannot be written is known before the first event comes.
             thread.carry_out(Vec::new());
-            while let Ok(next) = thread.gather(&acts) {
+            while let Some(next) = thread.gather(&acts) {
                 thread.carry_out(next);
             }
+            thread.connection.into_iter().for_each(abandon);
         });
-        Ok(Self { acts: sender, is_well })
+        Ok(Self { acts: sender, is_well, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Ends the thread, and waits for that; what it was asked for and has not done is refused.
+    pub(super) fn end(&self) {
+        self.send(Act::End);
+        if let Some(thread) = self.thread.lock().expect("ending does not panic").take() {
+            thread.join().expect("the thread that writes does not panic");
+        }
     }
 
     /// Whether the last commit went well.
@@ -85,41 +103,42 @@ impl Writer {
 impl Act {
     fn bytes(&self) -> usize {
         match self {
-            Self::Append { entries, .. } => {
-                entries.iter().map(|entry| entry.record.value.len()).sum()
-            }
-            Self::Remove { .. } => 0,
+            Self::Append { records, .. } => records.iter().map(|record| record.value.len()).sum(),
+            Self::Remove { .. } | Self::End => 0,
         }
     }
 }
 
-/// Entries to write, and who waits for that.
-type Append = (Vec<Entry>, oneshot::Sender<Result<(), SpoolError>>);
+/// Records to write, and who waits for that.
+type Append = (Arc<[Record]>, oneshot::Sender<Result<(), SpoolError>>);
 
 struct WriterThread {
     /// None after an error, until it can be opened anew: what SQLite believed of the failed
     /// commit goes with the connection.
     connection: Option<Connection>,
-    /// Entries that are published and still in the file.
-    unremoved: Vec<i64>,
     /// What was wrong at the last commit.
     trouble: Option<String>,
     is_well: Arc<AtomicBool>,
     file: Arc<SpoolFile>,
     held: Arc<Held>,
-    committed: Arc<Notify>,
+    unremoved: Arc<Unremoved>,
+    changed: Arc<Notify>,
     metrics: Arc<Metrics>,
 }
 
 impl WriterThread {
-    /// Waits for acts, and gives those of one commit; none when it is time to try again.
-    fn gather(&self, acts: &mpsc::Receiver<Act>) -> Result<Vec<Act>, RecvTimeoutError> {
-        let first = if self.trouble.is_none() && self.unremoved.is_empty() {
-            acts.recv()?
+    /// Waits for acts, and gives those of one commit: an empty one when it is time to try again,
+    /// none when it is time to end.
+    fn gather(&self, acts: &mpsc::Receiver<Act>) -> Option<Vec<Act>> {
+        if self.file.damage().is_some() {
+            return None;
+        }
+        let first = if self.trouble.is_none() && self.unremoved.lock().is_empty() {
+            acts.recv().ok()?
         } else {
             match acts.recv_timeout(RETRY_AFTER) {
-                Err(RecvTimeoutError::Timeout) => return Ok(Vec::new()),
-                received => received?,
+                Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+                received => received.ok()?,
             }
         };
         let mut bytes = first.bytes();
@@ -129,25 +148,24 @@ impl WriterThread {
             bytes += next.bytes();
             gathered.push(next);
         }
-        Ok(gathered)
+        let ends = gathered.iter().any(|act| matches!(act, Act::End));
+        (!ends).then_some(gathered)
     }
 
     fn carry_out(&mut self, acts: Vec<Act>) {
         let (mut appends, mut removals) = (Vec::<Append>::new(), Vec::new());
         for act in acts {
             match act {
-                Act::Append { entries, done } => appends.push((entries, done)),
-                Act::Remove { sequences, done } => {
-                    self.unremoved.extend(sequences);
-                    removals.push(done);
-                }
+                Act::Append { records, done } => appends.push((records, done)),
+                Act::Remove { done } => removals.push(done),
+                Act::End => {}
             }
         }
         let written = self.commit(&appends).map_err(|error| self.explain(&error));
         if written.is_ok() && self.file.has_room() && self.trouble.take().is_some() {
             tracing::info!("the spool can be written again");
         }
-        if written.is_err() && !appends.is_empty() && !self.unremoved.is_empty() {
+        if written.is_err() && !appends.is_empty() && !self.unremoved.lock().is_empty() {
             // What is to go must not wait for room for what is to come.
             if let Err(error) = self.commit(&[]) {
                 self.explain(&error);
@@ -156,15 +174,15 @@ impl WriterThread {
         self.is_well.store(written.is_ok(), Ordering::Relaxed);
         // Whoever waited may have gone at its deadline.
         for done in removals {
-            done.send(self.unremoved.is_empty()).ok();
+            done.send(self.unremoved.lock().is_empty()).ok();
         }
-        for (entries, done) in appends {
+        for (records, done) in appends {
             if written.is_err() {
-                entries.iter().for_each(|entry| self.held.remove(&entry.topic, &entry.record.key));
+                records.iter().for_each(|record| self.held.remove(&record.topic, &record.key));
             }
             done.send(written).ok();
         }
-        self.committed.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Writes and deletes in one transaction, durable when this returns `Ok`.
@@ -179,30 +197,37 @@ impl WriterThread {
             "INSERT INTO event (topic, timestamp_ms, key, headers, value)
              VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
-        for Entry { topic, timestamp_ms, record } in appends.iter().flat_map(|(entries, _)| entries)
-        {
-            let headers = serde_json::to_string(&record.headers).expect("texts always serialise");
-            insert.execute(params![topic, timestamp_ms, record.key, headers, record.value])?;
+        for record in appends.iter().flat_map(|(records, _)| &**records) {
+            let Record { topic, timestamp_ms, key, headers, value } = record;
+            let headers = serde_json::to_string(headers).expect("texts always serialise");
+            insert.execute(params![topic, timestamp_ms, key, headers, value])?;
         }
+        let unremoved = self.unremoved.lock().clone();
         let mut delete = transaction.prepare("DELETE FROM event WHERE sequence = ?1")?;
-        for sequence in &self.unremoved {
+        for sequence in &unremoved {
             delete.execute([sequence])?;
         }
         drop((insert, delete));
-        if appends.is_empty() && self.unremoved.is_empty() {
+        if appends.is_empty() && unremoved.is_empty() {
             // Only something that is written shows that something can be.
             transaction.pragma_update(None, "user_version", 0)?;
         }
         transaction.commit()?;
-        self.unremoved.clear();
+        self.file.check_identity()?;
+        self.unremoved.lock().retain(|sequence| !unremoved.contains(sequence));
         timer.observe_duration();
-        self.file.note_use(connection, &self.metrics);
+        // What is written is written, whether its size can be read or not.
+        self.file.note_use(connection, &self.metrics).ok();
         Ok(())
     }
 
     /// Says what is wrong, and what that means for whoever waits.
     fn explain(&mut self, error: &rusqlite::Error) -> SpoolError {
         self.metrics.spool_errors.inc();
+        if self.file.note_damage(error) {
+            // What is to be done is done by whoever puts another file in its place.
+            return SpoolError::Damaged;
+        }
         let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
         let (outcome, trouble) = if is_full && !self.file.has_room() {
             (SpoolError::Full, SpoolError::Full.to_string())

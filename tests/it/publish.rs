@@ -39,7 +39,7 @@ fn records_of(body: &[u8], application: &Application, format: EventFormat) -> Ve
         received: &format!("{:.3}", still()),
     };
     let events = normalise(&webhook, circumstances);
-    events.iter().map(|event| (event.kind, Record::new(event, format))).collect()
+    events.iter().map(|event| (event.kind, Record::new(event, format, "topic", 0))).collect()
 }
 
 #[track_caller]

@@ -11,13 +11,16 @@ use std::{
     sync::Arc,
 };
 
-use clickpesa_relay::spool::{OpenError, Salvage, Spool, SpoolError, View};
+use clickpesa_relay::{
+    metrics::Metrics,
+    spool::{OpenError, Salvage, Spool, SpoolError, Spooled, View},
+};
 use futures_util::future::join_all;
 use serde_json::Value;
 
 use self::support::{
-    DIRECTORY, Directory, Driven, MAX_BYTES, TOPIC, append, block_on, close, do_as_told, entry,
-    eventually, log_of, numbers, open,
+    DIRECTORY, Directory, Driven, MAX_BYTES, TOPIC, append, block_on, close, do_as_told,
+    eventually, log_of, numbers, open, record,
 };
 
 /// Does nothing, but in a process that another test has started.
@@ -42,10 +45,10 @@ fn what_was_appended_is_there_after_a_kill() {
     driven.kill();
     let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
     assert_eq!(numbers(&spool), (1..=20).collect::<Vec<_>>());
-    assert_eq!(spool.count(TOPIC), 20);
+    assert_eq!(spool.store().count(TOPIC), 20);
     assert_eq!(metrics.spool_events.get(), 20);
-    assert!(spool.holds(TOPIC, "key-3"));
-    assert_eq!(spool.topics(), [TOPIC]);
+    assert!(spool.store().holds(TOPIC, "key-3"));
+    assert_eq!(spool.store().topics(), [TOPIC]);
 }
 
 #[test]
@@ -55,7 +58,8 @@ fn what_waits_together_is_committed_together() {
     block_on(async {
         append(&spool, [0]).await;
         let before = metrics.spool_commit_seconds.get_sample_count();
-        let appended = join_all((1..=400).map(|number| spool.append(vec![entry(number)]))).await;
+        let appended =
+            join_all((1..=400).map(|number| spool.append([record(number)].into()))).await;
         assert!(appended.iter().all(Result::is_ok));
         let commits = metrics.spool_commit_seconds.get_sample_count() - before;
         assert!(commits <= 20, "{commits} commits of 400 appends");
@@ -69,17 +73,17 @@ fn topics_are_apart_and_each_in_order() {
     let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
     block_on(async {
         for number in 0..30 {
-            let mut other = entry(number);
+            let mut other = record(number);
             "payouts".clone_into(&mut other.topic);
-            spool.append(vec![entry(number), other]).await.unwrap();
+            spool.append([record(number), other].into()).await.unwrap();
         }
     });
     for topic in [TOPIC, "payouts"] {
-        let read = spool.read(topic, 20).unwrap();
-        let ids: Vec<_> = read.iter().map(|spooled| spooled.entry.record.id().unwrap()).collect();
+        let read = spool.store().read(topic, 20).unwrap();
+        let ids: Vec<_> = read.iter().map(|spooled| spooled.record.id().unwrap()).collect();
         assert_eq!(ids, (0..20).map(|number| format!("event-{number}")).collect::<Vec<_>>());
-        assert!(read.iter().all(|spooled| spooled.entry.topic == topic));
-        assert_eq!(spool.count(topic), 30);
+        assert!(read.iter().all(|spooled| spooled.record.topic == topic));
+        assert_eq!(spool.store().count(topic), 30);
     }
 }
 
@@ -89,17 +93,17 @@ fn a_key_is_held_until_its_last_entry_is_removed() {
     let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
     block_on(async {
         append(&spool, [1, 11, 2]).await;
-        assert!(spool.holds(TOPIC, "key-1"));
-        assert!(!spool.holds("payouts", "key-1"), "of another topic");
-        let first = spool.read(TOPIC, 1).unwrap();
-        assert!(spool.remove(&first).await);
-        assert!(spool.holds(TOPIC, "key-1"), "a second entry has it");
-        assert!(spool.remove(&spool.read(TOPIC, 1).unwrap()).await);
-        assert!(!spool.holds(TOPIC, "key-1"));
-        assert_eq!((spool.count(TOPIC), metrics.spool_events.get()), (1, 1));
-        assert!(spool.remove(&spool.read(TOPIC, 1).unwrap()).await);
+        assert!(spool.store().holds(TOPIC, "key-1"));
+        assert!(!spool.store().holds("payouts", "key-1"), "of another topic");
+        let first = spool.store().read(TOPIC, 1).unwrap();
+        assert!(spool.store().remove(&first).await);
+        assert!(spool.store().holds(TOPIC, "key-1"), "a second entry has it");
+        assert!(spool.store().remove(&spool.store().read(TOPIC, 1).unwrap()).await);
+        assert!(!spool.store().holds(TOPIC, "key-1"));
+        assert_eq!((spool.store().count(TOPIC), metrics.spool_events.get()), (1, 1));
+        assert!(spool.store().remove(&spool.store().read(TOPIC, 1).unwrap()).await);
     });
-    assert_eq!((spool.count(TOPIC), metrics.spool_events.get()), (0, 0));
+    assert_eq!((spool.store().count(TOPIC), metrics.spool_events.get()), (0, 0));
     assert_eq!(numbers(&spool), Vec::<u64>::new());
 }
 
@@ -108,12 +112,12 @@ fn a_later_entry_has_a_later_place_though_all_are_removed() {
     let directory = Directory::new();
     let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
     block_on(append(&spool, [1]));
-    let first = spool.read(TOPIC, 1).unwrap();
-    assert!(block_on(spool.remove(&first)));
+    let first = spool.store().read(TOPIC, 1).unwrap();
+    assert!(block_on(spool.store().remove(&first)));
     close(spool, &directory.spool());
     let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
     block_on(append(&spool, [2]));
-    assert!(spool.read(TOPIC, 1).unwrap()[0].sequence > first[0].sequence);
+    assert!(spool.store().read(TOPIC, 1).unwrap()[0].sequence > first[0].sequence);
 }
 
 #[test]
@@ -146,16 +150,16 @@ fn the_limit_is_kept_told_and_left_by_removing() {
     const LIMIT: u64 = 16 << 20;
     let directory = Directory::in_memory();
     let (spool, metrics) = open(&directory.spool(), LIMIT);
-    assert!(spool.has_room());
+    assert!(spool.store().has_room());
     let mut appended = 0;
     let mut room_ended_at = None;
     block_on(async {
         loop {
-            match spool.append((0..20).map(|more| entry(appended + more)).collect()).await {
+            match spool.append((0..20).map(|more| record(appended + more)).collect()).await {
                 Ok(()) => appended += 20,
                 Err(error) => break assert_eq!(error, SpoolError::Full),
             }
-            if !spool.has_room() {
+            if !spool.store().has_room() {
                 room_ended_at.get_or_insert(appended);
             }
         }
@@ -164,22 +168,24 @@ fn the_limit_is_kept_told_and_left_by_removing() {
         assert_eq!(metrics.spool_errors.get(), 1);
         assert!(metrics.spool_bytes.get() > metrics.spool_bytes_max.get() / 10 * 9);
         assert!(bytes_on_disk(&directory.spool()) <= LIMIT);
-        assert_eq!(spool.count(TOPIC) as u64, appended, "what was refused is not counted");
+        assert_eq!(spool.store().count(TOPIC) as u64, appended, "what was refused is not counted");
         assert_eq!(numbers(&spool), (0..appended).collect::<Vec<_>>());
 
         // What is refused and what goes may come in one commit: the one does not hinder the other.
-        let first = spool.read(TOPIC, 300).unwrap();
-        let one_too_large = vec![entry(5); 3000];
-        let (refused, removed) = tokio::join!(spool.append(one_too_large), spool.remove(&first));
+        let first = spool.store().read(TOPIC, 300).unwrap();
+        let one_too_large = vec![record(5); 3000];
+        let store = spool.store();
+        let (refused, removed) =
+            tokio::join!(spool.append(one_too_large.into()), store.remove(&first));
         assert_eq!((refused, removed), (Err(SpoolError::Full), true));
-        while !spool.has_room() {
-            assert!(spool.remove(&spool.read(TOPIC, 300).unwrap()).await);
+        while !spool.store().has_room() {
+            assert!(spool.store().remove(&spool.store().read(TOPIC, 300).unwrap()).await);
         }
         append(&spool, [appended]).await;
     });
     close(spool, &directory.spool());
     let (spool, _metrics) = open(&directory.spool(), LIMIT);
-    assert!(spool.has_room(), "the file is as long as it was, but it holds less");
+    assert!(spool.store().has_room(), "the file is as long as it was, but it holds less");
 }
 
 fn bytes_on_disk(directory: &Path) -> u64 {
@@ -330,6 +336,77 @@ fn check_damage(damage: &Damage) {
     assert_eq!((again.appended, again.present), (0, got_back), "{name}");
     assert_eq!(numbers(&spool), waiting, "{name}");
     assert_eq!(fs::read(file).unwrap(), before, "{name}");
+}
+
+/// A spool of 300 in its log and its database, and what is done to it while it is used.
+fn damaged_in_use(act: fn(&Path)) -> (Directory, Arc<Spool>, Arc<Metrics>) {
+    let directory = Directory::in_memory();
+    let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
+    block_on(append(&spool, 0..300));
+    act(&directory.spool());
+    (directory, spool, metrics)
+}
+
+#[test]
+fn a_file_damaged_in_use_makes_way_for_another() {
+    let garbage = |spool: &Path| {
+        for name in ["spool.sqlite", "spool.sqlite-wal"] {
+            let file = spool.join(name);
+            let length = usize::try_from(fs::metadata(&file).unwrap().len()).unwrap();
+            overwrite(&file, 4096, &vec![0x5a; length - 4096]);
+        }
+    };
+    let (directory, spool, metrics) = damaged_in_use(garbage);
+    let old = spool.store();
+    block_on(async {
+        // Whoever finds it first: the reader here, or the writer.
+        assert!(old.read(TOPIC, 10).is_err());
+        assert!(old.is_damaged());
+        let new = spool.replace(Arc::clone(&old)).await.unwrap();
+        assert!(Arc::ptr_eq(&new, &spool.replace(Arc::clone(&old)).await.unwrap()), "once");
+        append(&spool, 300..310).await;
+    });
+    assert_eq!(numbers(&spool), (300..310).collect::<Vec<_>>());
+    assert_eq!(metrics.spool_damaged.get(), 1);
+    let damaged = View::open(&directory.spool()).unwrap().damaged().unwrap();
+    assert_eq!(damaged.len(), 1);
+    let log = format!("{}-wal", damaged[0].display());
+    assert!(fs::metadata(log).unwrap().len() > 300 * 100, "nothing is emptied");
+    // What is done late to the old one is nothing to the new one.
+    let late = [Spooled { sequence: 1, record: record(300) }];
+    assert!(!block_on(old.remove(&late)));
+    assert_eq!(spool.store().count(TOPIC), 10);
+    drop(old);
+    assert_eq!(metrics.spool_events.get(), 10);
+    close(spool, &directory.spool());
+    assert_eq!(numbers(&open(&directory.spool(), MAX_BYTES).0), (300..310).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_is_appended_to_a_deleted_file_is_in_another() {
+    let delete_database = |spool: &Path| fs::remove_file(spool.join("spool.sqlite")).unwrap();
+    let replace = |spool: &Path| {
+        let foreign = spool.join("foreign");
+        fs::write(&foreign, "").unwrap();
+        fs::rename(foreign, spool.join("spool.sqlite")).unwrap();
+    };
+    for act in [delete_database, replace] {
+        let (directory, spool, metrics) = damaged_in_use(act);
+        block_on(append(&spool, 300..310));
+        assert!(metrics.spool_damaged.get() > 0, "told of, as what waited is not published");
+        assert_eq!((spool.store().count(TOPIC), metrics.spool_events.get()), (10, 10));
+        drop(spool);
+        let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
+        assert_eq!(numbers(&spool), (300..310).collect::<Vec<_>>());
+        assert_eq!(metrics.spool_damaged.get(), 0);
+    }
+    let delete_all = |spool: &Path| fs::remove_dir_all(spool).unwrap();
+    let (directory, spool, _metrics) = damaged_in_use(delete_all);
+    let refused = block_on(spool.append([record(300)].into()));
+    assert_eq!(refused, Err(SpoolError::Damaged), "nowhere to write is no 2xx");
+    fs::create_dir(directory.spool()).unwrap();
+    block_on(append(&spool, [301]));
+    assert_eq!(numbers(&spool), [301]);
 }
 
 #[test]
@@ -574,11 +651,11 @@ fn the_spool_is_shown_while_a_relay_has_it() {
     let directory = Directory::new();
     let path = directory.spool();
     let (spool, _metrics) = open(&path, MAX_BYTES);
-    let mut other = entry(7);
+    let mut other = record(7);
     "payouts".clone_into(&mut other.topic);
     block_on(async {
         append(&spool, 1..=3).await;
-        spool.append(vec![other]).await.unwrap();
+        spool.append([other].into()).await.unwrap();
     });
     fs::write(path.join("spool.sqlite.damaged-20260101T000000.000000Z"), "").unwrap();
     fs::write(path.join("spool.sqlite.damaged-20260101T000000.000000Z-wal"), "").unwrap();
@@ -608,10 +685,10 @@ fn the_spool_is_shown_while_a_relay_has_it() {
     let exported = lines(&relay(&path, &["spool", "export"]));
     assert_eq!(exported.len(), 4);
     for (line, wanted) in exported.iter().zip(1..=3) {
-        let wanted = entry(wanted);
-        assert_eq!(line["value"].as_str().unwrap().as_bytes(), wanted.record.value);
-        assert_eq!(line["headers"]["ce_id"], wanted.record.id().unwrap());
-        assert_eq!(line["key"], wanted.record.key);
+        let wanted = record(wanted);
+        assert_eq!(line["value"].as_str().unwrap().as_bytes(), wanted.value);
+        assert_eq!(line["headers"]["ce_id"], wanted.id().unwrap());
+        assert_eq!(line["key"], wanted.key);
         assert_eq!(line["timestamp"], wanted.timestamp_ms);
         assert_eq!(line["topic"], TOPIC);
     }

@@ -18,7 +18,7 @@ use clickpesa_relay::{
     config::Log,
     metrics::Metrics,
     record::Record,
-    spool::{Entry, Spool, SpoolError},
+    spool::{Spool, SpoolError},
     telemetry,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -67,13 +67,13 @@ impl Drop for Directory {
     }
 }
 
-pub(crate) fn open(directory: &Path, max_bytes: u64) -> (Spool, Arc<Metrics>) {
+pub(crate) fn open(directory: &Path, max_bytes: u64) -> (Arc<Spool>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());
     (Spool::open(directory, max_bytes, &metrics).unwrap(), metrics)
 }
 
 /// Closes a spool, and waits until its thread has let go of the file.
-pub(crate) fn close(spool: Spool, directory: &Path) {
+pub(crate) fn close(spool: Arc<Spool>, directory: &Path) {
     drop(spool);
     let lock = fs::File::open(directory.join("lock")).unwrap();
     lock.lock().unwrap();
@@ -83,37 +83,41 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     actix_web::rt::System::new().block_on(future)
 }
 
-/// The entry of a number, which decides all that is in it.
-pub(crate) fn entry(number: u64) -> Entry {
+/// The record of a number, which decides all that is in it.
+pub(crate) fn record(number: u64) -> Record {
     // From a hundred bytes to six pages.
     let fill = "ab".repeat(50 << (number.wrapping_mul(0x9e37_79b9) >> 7 & 7));
-    Entry {
+    Record {
         topic: TOPIC.to_owned(),
         timestamp_ms: 1_700_000_000_000 + i64::try_from(number).unwrap(),
-        record: Record {
-            key: format!("key-{}", number % 10),
-            headers: vec![("ce_id".into(), format!("event-{number}"))],
-            value: format!(r#"{{"number":{number},"customer":"{fill}"}}"#).into_bytes(),
-        },
+        key: format!("key-{}", number % 10),
+        headers: vec![("ce_id".into(), format!("event-{number}"))],
+        value: format!(r#"{{"number":{number},"customer":"{fill}"}}"#).into_bytes(),
     }
 }
 
-/// The number of an entry that is whole.
-pub(crate) fn number(entry: &Entry) -> u64 {
-    let id = entry.record.id().expect("it has an id");
+/// The number of a record that is whole.
+pub(crate) fn number(record: &Record) -> u64 {
+    let id = record.id().expect("it has an id");
     let number = id.strip_prefix("event-").expect("it is one of ours").parse().unwrap();
-    assert_eq!(*entry, self::entry(number), "what is read is not what was written");
+    assert_eq!(*record, self::record(number), "what is read is not what was written");
     number
 }
 
 /// The numbers of all that waits, in order.
 pub(crate) fn numbers(spool: &Spool) -> Vec<u64> {
-    spool.read(TOPIC, usize::MAX).unwrap().iter().map(|spooled| number(&spooled.entry)).collect()
+    spool
+        .store()
+        .read(TOPIC, usize::MAX)
+        .unwrap()
+        .iter()
+        .map(|spooled| number(&spooled.record))
+        .collect()
 }
 
-pub(crate) async fn append(spool: &Spool, numbers: impl IntoIterator<Item = u64>) {
-    let entries = numbers.into_iter().map(entry).collect();
-    spool.append(entries).await.unwrap();
+pub(crate) async fn append(spool: &Arc<Spool>, numbers: impl IntoIterator<Item = u64>) {
+    let records = numbers.into_iter().map(record).collect();
+    spool.append(records).await.unwrap();
 }
 
 /// Waits for what nothing tells of.
@@ -212,7 +216,7 @@ pub(crate) fn do_as_told(directory: &Path) {
             match act {
                 "append" => {
                     let all = numbers.iter().map(|number| {
-                        let appended = spool.append(vec![entry(*number)]);
+                        let appended = spool.append([record(*number)].into());
                         async move { (number, appended.await) }
                     });
                     let mut all: FuturesUnordered<_> = all.collect();
@@ -221,18 +225,19 @@ pub(crate) fn do_as_told(directory: &Path) {
                             Ok(()) => println!("@ok {number}"),
                             Err(SpoolError::Full) => println!("@full {number}"),
                             Err(SpoolError::Unwritable) => println!("@unwritable {number}"),
+                            Err(SpoolError::Damaged) => println!("@damaged {number}"),
                         }
                     }
                 }
                 "remove" => {
                     let count = usize::try_from(numbers[0]).unwrap();
-                    let first = spool.read(TOPIC, count).unwrap();
+                    let first = spool.store().read(TOPIC, count).unwrap();
                     for spooled in &first {
-                        println!("@removing {}", number(&spooled.entry));
+                        println!("@removing {}", number(&spooled.record));
                     }
-                    println!("@removed {}", spool.remove(&first).await);
+                    println!("@removed {}", spool.store().remove(&first).await);
                 }
-                "room" => println!("@{}", spool.has_room()),
+                "room" => println!("@{}", spool.store().has_room()),
                 "fill" => {
                     let mut filler = fs::File::create(directory.join("filler")).unwrap();
                     while filler.write_all(&[7; 512]).is_ok() {}

@@ -1,0 +1,129 @@
+//! The entries of one file: on disk, and in memory what has to be known of each at once.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    ReadError, SpoolError, Spooled,
+    file::{self, OpenError, SpoolFile},
+    held::Held,
+    writer::{Act, Writer},
+};
+use crate::{metrics::Metrics, record::Record};
+
+/// The entries of one file.
+///
+/// One thread writes: all that waits is committed together, so one sync serves all.
+#[derive(Debug)]
+pub struct Store {
+    held: Arc<Held>,
+    file: Arc<SpoolFile>,
+    unremoved: Arc<Unremoved>,
+    writer: Writer,
+}
+
+/// Sequences of entries that Kafka has and the file too.
+#[derive(Debug, Default)]
+pub(super) struct Unremoved(Mutex<BTreeSet<i64>>);
+
+impl Store {
+    pub(super) fn open(
+        directory: &Path,
+        max_bytes: u64,
+        metrics: &Arc<Metrics>,
+        changed: &Arc<Notify>,
+        lock: &Arc<File>,
+    ) -> Result<Self, OpenError> {
+        let file = Arc::new(SpoolFile::open(directory, max_bytes, metrics, lock)?);
+        let held = Arc::new(Held::new(Arc::clone(metrics)));
+        let unusable = |cause| file::unusable(directory, cause);
+        file.each_key(|topic, key| held.add(topic, key)).map_err(unusable)?;
+        let unremoved = Arc::default();
+        let writer = Writer::start(&file, &held, &unremoved, changed, metrics).map_err(unusable)?;
+        Ok(Self { held, file, unremoved, writer })
+    }
+
+    pub(super) async fn append(&self, records: Arc<[Record]>) -> Result<(), SpoolError> {
+        // Held from here on, so that no later event of a key can go past it.
+        records.iter().for_each(|record| self.held.add(&record.topic, &record.key));
+        let (done, is_done) = oneshot::channel();
+        self.writer.send(Act::Append { records, done });
+        is_done.await.unwrap_or(match self.file.damage() {
+            Some(_) => Err(SpoolError::Damaged),
+            None => Err(SpoolError::Unwritable),
+        })
+    }
+
+    /// Whether an event of this key in this topic has to go behind one that waits.
+    pub fn holds(&self, topic: &str, key: &str) -> bool {
+        self.held.contains(topic, key)
+    }
+
+    /// How many entries wait for a topic.
+    pub fn count(&self, topic: &str) -> usize {
+        self.held.count(topic)
+    }
+
+    /// The topics that entries wait, or waited, for.
+    pub fn topics(&self) -> Vec<String> {
+        self.held.topics()
+    }
+
+    /// The first entries of a topic that are not removed, in order; blocks while it reads.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, topic: &str, limit: usize) -> Result<Vec<Spooled>, ReadError> {
+        let unremoved = self.unremoved.lock().clone();
+        let mut entries = self.file.read(topic, limit.saturating_add(unremoved.len()))?;
+        entries.retain(|spooled| !unremoved.contains(&spooled.sequence));
+        entries.truncate(limit);
+        Ok(entries)
+    }
+
+    /// Goes through all entries; blocks while it reads.
+    pub(super) fn each(&self, with: impl FnMut(Spooled)) -> Result<(), ReadError> {
+        self.file.each(with)
+    }
+
+    /// Removes entries that Kafka has acknowledged, and gives whether the file is without them
+    /// too. If not, that is for a later commit: they are not read again.
+    pub async fn remove(&self, entries: &[Spooled]) -> bool {
+        self.unremoved.lock().extend(entries.iter().map(|spooled| spooled.sequence));
+        for Spooled { record, .. } in entries {
+            self.held.remove(&record.topic, &record.key);
+        }
+        let (done, is_done) = oneshot::channel();
+        self.writer.send(Act::Remove { done });
+        is_done.await.unwrap_or(false)
+    }
+
+    /// Whether an event can be added: the last commit went well, and the limit is not reached.
+    pub fn has_room(&self) -> bool {
+        self.writer.is_well() && self.file.has_room()
+    }
+
+    /// Whether the file was found damaged: then another store has to take its place.
+    pub fn is_damaged(&self) -> bool {
+        self.file.damage().is_some()
+    }
+
+    /// Ends the use of the file, so that another can take its name.
+    pub(super) fn close(&self) -> &SpoolFile {
+        self.writer.end();
+        self.file.close();
+        &self.file
+    }
+}
+
+impl Unremoved {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BTreeSet<i64>> {
+        self.0.lock().expect("adding does not panic")
+    }
+}
