@@ -5,7 +5,6 @@
 
 mod answers;
 mod cli;
-mod cluster;
 mod config;
 mod diagnosis;
 mod differential;
@@ -14,15 +13,12 @@ mod golden;
 mod harness;
 mod interop;
 mod observed;
-mod outage;
 mod properties;
 mod publish;
 mod recent;
 mod secure;
 mod shutdown;
 mod spool;
-mod stuck;
 mod support;
 mod topics;
-mod twins;
 mod vectors;

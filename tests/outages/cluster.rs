@@ -6,6 +6,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    ops::Deref,
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Command, Stdio},
@@ -55,23 +56,39 @@ pub(crate) struct Cluster {
     admin: AdminClient<DefaultClientContext>,
 }
 
-static ONE: LazyLock<Mutex<Cluster>> = LazyLock::new(|| Mutex::new(Cluster::start(1)));
-static THREE: LazyLock<Mutex<Cluster>> = LazyLock::new(|| Mutex::new(Cluster::start(3)));
+static ONE: LazyLock<Cluster> = LazyLock::new(|| Cluster::start(1));
+static THREE: LazyLock<Cluster> = LazyLock::new(|| Cluster::start(3));
+
+/// A cluster and, for as long as this value lives, the machine: no other test has either.
+pub(crate) struct Alone {
+    cluster: &'static Cluster,
+    _machine: MutexGuard<'static, ()>,
+}
+
+impl Deref for Alone {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        self.cluster
+    }
+}
 
 impl Cluster {
-    /// A single broker behind a proxy, for this test alone.
-    pub(crate) fn one() -> MutexGuard<'static, Self> {
+    /// A single broker behind a proxy.
+    pub(crate) fn one() -> Alone {
         Self::healthy(&ONE)
     }
 
-    /// Three brokers, replication 3, `min.insync.replicas=2`, for this test alone.
-    pub(crate) fn three() -> MutexGuard<'static, Self> {
+    /// Three brokers, replication 3, `min.insync.replicas=2`.
+    pub(crate) fn three() -> Alone {
         Self::healthy(&THREE)
     }
 
     /// As it was at first, whatever a test that failed has left.
-    fn healthy(cluster: &'static Mutex<Self>) -> MutexGuard<'static, Self> {
-        let cluster = cluster.lock().unwrap_or_else(PoisonError::into_inner);
+    fn healthy(cluster: &'static LazyLock<Self>) -> Alone {
+        static MACHINE: Mutex<()> = Mutex::new(());
+        let machine = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
+        let cluster = LazyLock::force(cluster);
         cluster.proxy.pass();
         for id in 1..=cluster.brokers {
             if cluster.is_running(id) {
@@ -81,7 +98,7 @@ impl Cluster {
             }
         }
         cluster.await_brokers();
-        cluster
+        Alone { cluster, _machine: machine }
     }
 
     fn start(brokers: usize) -> Self {
@@ -172,6 +189,18 @@ impl Cluster {
             let metadata = self.admin.inner().fetch_metadata(None, Duration::from_secs(1)).ok()?;
             (metadata.brokers().len() == self.brokers).then_some(())
         });
+    }
+
+    /// Cuts the one partition of a topic on a broker that has ended down to its first batch.
+    pub(crate) fn lose_all_but_first(&self, id: usize, topic: &str) {
+        let segment = format!("broker-{id}/data/{topic}-0/00000000000000000000.log");
+        let segment = self.directory.join(segment);
+        let log = fs::read(&segment).unwrap();
+        // Eight bytes of offset, four of length, then as many.
+        let length = u32::from_be_bytes(log[8..12].try_into().unwrap());
+        let first = 12 + u64::from(length);
+        assert!(first < log.len() as u64, "there is more than one batch");
+        fs::File::options().write(true).open(segment).unwrap().set_len(first).unwrap();
     }
 
     // Topics
@@ -270,6 +299,14 @@ impl Cluster {
         }
         operations.iter().for_each(|operation| arguments.extend(["--operation", operation]));
         self.tool("org.apache.kafka.tools.AclCommand", &arguments)
+    }
+
+    /// Changes how large a batch of a topic may be, in bytes.
+    pub(crate) fn limit_batches(&self, topic: &str, bytes: usize) {
+        let limit = format!("max.message.bytes={bytes}");
+        let topic = ["--entity-type", "topics", "--entity-name", topic];
+        let change = ["--alter", "--add-config", &limit];
+        run(&mut self.tool("kafka.admin.ConfigCommand", &[&change[..], &topic[..]].concat()), "");
     }
 
     /// Changes the SCRAM password of user `limited`.
@@ -494,29 +531,41 @@ impl Relay {
         }
     }
 
-    /// Posts that many webhooks one after the other over one connection; gives their answers,
-    /// which must all have a status, and how long the slowest but one in a hundred took.
+    /// Posts that many webhooks one after the other over one connection, whose answers must all
+    /// have a status. Gives how long 99 of 100 took at most, answers and syncs of a file on the
+    /// same disk in between.
     #[track_caller]
-    pub(crate) fn time_posts(&self, name: &str, count: usize, status: u16) -> Duration {
+    pub(crate) fn time_posts(&self, name: &str, count: usize, status: u16) -> (Duration, Duration) {
         let mut connection = Connection::open(self.http);
-        let mut times: Vec<_> = (0..count)
-            .map(|number| {
-                let request = post(&webhook(&format!("{name}-{number}"), number));
-                let started = Instant::now();
-                assert!(connection.send(&request));
-                let answer = connection.answer();
-                assert_eq!(answer.status, status, "{answer:?}");
-                started.elapsed()
-            })
-            .collect();
-        times.sort_unstable();
-        let p99 = times[count * 99 / 100];
-        println!(
-            "{name}: p99 of {count} answers {status}: {p99:?}, slowest {:?}",
-            times[count - 1]
-        );
-        p99
+        let mut file = tempfile();
+        let (mut answers, mut syncs) = (Vec::new(), Vec::new());
+        for number in 0..count {
+            let request = post(&webhook(&format!("{name}-{number}"), number));
+            let started = Instant::now();
+            assert!(connection.send(&request));
+            let answer = connection.answer();
+            answers.push(started.elapsed());
+            assert_eq!(answer.status, status, "{answer:?}");
+            let started = Instant::now();
+            file.write_all(&[7; 4096]).unwrap();
+            file.sync_data().unwrap();
+            syncs.push(started.elapsed());
+        }
+        let [answer, sync] = [answers, syncs].map(|mut times| {
+            times.sort_unstable();
+            times[count * 99 / 100]
+        });
+        println!("{name}: p99 of {count} answers {status}: {answer:?}, of syncs {sync:?}");
+        (answer, sync)
     }
+}
+
+/// A file without a name on the disk of the spools.
+fn tempfile() -> fs::File {
+    let path = scratch("file");
+    let file = fs::File::create(&path).unwrap();
+    fs::remove_file(path).unwrap();
+    file
 }
 
 /// The request that posts a webhook, signed.

@@ -1,20 +1,21 @@
 //! Kafka fails in every way it can: what is answered meanwhile, and how its return is noticed.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
+
+use jiff::{SignedDuration, Timestamp};
 
 use crate::{
     cluster::{
         Cluster, NOTICED_WITHIN, Relay, Rights, ids, post, setup, webhook, webhook_of, with_spool,
     },
-    harness::{Answer, Connection, Setup, eventually},
+    harness::{Answer, Connection, Setup, eventually, header},
 };
 
-/// What 99 of 100 answers may take once Kafka is known to be down: 10 ms where nobody else uses
-/// the machine and its disk.
-const AT_ONCE: Duration = Duration::from_millis(100);
+/// What 99 of 100 answers may take once Kafka is known to be down, beside the sync of a disk.
+const AT_ONCE: Duration = Duration::from_millis(10);
 
 /// Answers that are timed.
 const TIMED: usize = 300;
@@ -77,8 +78,10 @@ impl Pair {
         for relay in [&self.spooling, &self.plain] {
             relay.await_cause(cause);
         }
-        assert!(self.spooling.time_posts(&format!("{name}, spool"), TIMED, 202) < AT_ONCE);
-        assert!(self.plain.time_posts(&format!("{name}, no spool"), TIMED, 503) < AT_ONCE);
+        let (answer, sync) = self.spooling.time_posts(&format!("{name}, spool"), TIMED, 202);
+        assert!(answer < sync + AT_ONCE, "{answer:?}, {sync:?}");
+        let (answer, sync) = self.plain.time_posts(&format!("{name}, no spool"), TIMED, 503);
+        assert!(answer < sync + AT_ONCE, "{answer:?}, {sync:?}");
         self.spool();
         self.assert_books();
     }
@@ -118,7 +121,10 @@ impl Pair {
             self.answered.iter().collect::<Vec<_>>()
         });
         for relay in [&self.spooling, &self.plain] {
-            relay.await_cause(" again\"");
+            // The plain one may have had no webhook while its leader was gone.
+            if relay.process.lines().iter().any(|line| line.contains("Kafka does not")) {
+                relay.await_cause(" again\"");
+            }
             relay.samples().assert_balanced();
         }
     }
@@ -135,7 +141,6 @@ fn assert_unavailable(answer: &Answer, reasons: &[&str]) {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_broker_that_is_stopped() {
     let cluster = Cluster::one();
     let mut pair = Pair::start(|| setup(&cluster.bootstrap_servers()));
@@ -151,7 +156,6 @@ fn a_broker_that_is_stopped() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_broker_that_is_killed_and_comes_back() {
     let cluster = Cluster::one();
     let mut pair = Pair::start(|| setup(&cluster.bootstrap_servers()));
@@ -167,7 +171,6 @@ fn a_broker_that_is_killed_and_comes_back() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn acknowledgements_that_come_late() {
     let cluster = Cluster::one();
     let patient = || {
@@ -205,7 +208,6 @@ fn acknowledgements_that_come_late() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn too_few_replicas_in_sync() {
     let cluster = Cluster::three();
     let mut pair = Pair::start(|| setup(&cluster.bootstrap_servers()));
@@ -226,7 +228,6 @@ fn too_few_replicas_in_sync() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_leader_that_is_killed() {
     let cluster = Cluster::three();
     let mut pair = Pair::start(|| setup(&cluster.bootstrap_servers()));
@@ -251,7 +252,6 @@ fn a_leader_that_is_killed() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_topic_that_is_deleted() {
     let cluster = Cluster::one();
     let servers = cluster.bootstrap_servers();
@@ -302,7 +302,6 @@ fn a_topic_that_is_deleted() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_right_or_a_password_that_is_taken_away() {
     let cluster = Cluster::one();
     let secured = || cluster.limited(setup(&cluster.bootstrap_servers()));
@@ -334,7 +333,6 @@ fn a_right_or_a_password_that_is_taken_away() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_shutdown_under_load_while_kafka_is_down() {
     let cluster = Cluster::one();
     let setup = with_spool(setup(&cluster.bootstrap_servers()));
@@ -382,6 +380,82 @@ fn a_shutdown_under_load_while_kafka_is_down() {
     relay.await_drained();
     let published = cluster.first_ids(&topic);
     assert!(spooled.iter().all(|id| published.contains(id)));
+}
+
+#[test]
+fn a_spool_that_is_deleted_while_it_is_used() {
+    let cluster = Cluster::one();
+    let setup = with_spool(setup(&cluster.bootstrap_servers()));
+    let topic = setup.topic("payment.received");
+    let relay = Relay::start(&setup);
+    assert_eq!(relay.post(&webhook("key", 0)).status, 200);
+    cluster.end(1, "KILL");
+    assert_eq!(relay.post(&webhook("key", 1)).status, 202);
+    let file = std::path::Path::new(&setup.settings().spool.unwrap().path).join("spool.sqlite");
+    std::fs::remove_file(file).unwrap();
+    let answers: Vec<_> = (2..10).map(|number| relay.post(&webhook("key", number))).collect();
+    assert!(answers.iter().all(|answer| answer.status == 202), "{answers:?}");
+    relay.await_cause("the file was moved or deleted by somebody else");
+    cluster.restart(1);
+    cluster.await_leader(&topic);
+    relay.await_drained();
+    let published = cluster.first_ids(&topic);
+    let expected: Vec<_> = answers.iter().flat_map(ids).collect();
+    assert_eq!(published[published.len() - expected.len()..], expected, "{published:?}");
+    relay.samples().assert_balanced();
+}
+
+#[test]
+fn a_topic_whose_limit_was_lowered() {
+    let cluster = Cluster::one();
+    let setup = with_spool(setup(&cluster.bootstrap_servers()));
+    let topic = setup.topic("payment.received");
+    let relay = Relay::start(&setup);
+    assert_eq!(relay.post(&webhook("small", 0)).status, 200);
+    cluster.limit_batches(&topic, 4000);
+    cluster.end(1, "KILL");
+    let large = crate::harness::webhook("PAYMENT RECEIVED", "large", &"n".repeat(4000));
+    let behind = webhook("large", 1);
+    let answers = [&large, &behind, &webhook("small", 1)].map(|body| relay.post(body));
+    assert!(answers.iter().all(|answer| answer.status == 202), "{answers:?}");
+    cluster.restart(1);
+
+    // It waits, and what has its key: nobody else does.
+    relay.await_cause("an event in the spool is too large");
+    eventually("the others are published", || (relay.spooled() == 2.0).then_some(()));
+    let [large, behind, small] = answers.map(|answer| ids(&answer).remove(0));
+    assert_eq!(cluster.first_ids(&topic)[1..], *std::slice::from_ref(&small));
+    assert!(relay.samples().sum("spool_too_large_total", &[]) >= 1.0);
+    assert_eq!(relay.post(&webhook("small", 2)).status, 200);
+    cluster.limit_batches(&topic, 1_000_000);
+    relay.await_drained();
+    assert_eq!(cluster.first_ids(&topic)[3..], [large, behind]);
+    relay.samples().assert_balanced();
+}
+
+#[test]
+fn a_clock_that_was_ahead() {
+    static AHEAD_HOURS: AtomicI64 = AtomicI64::new(2);
+    let clock = || {
+        let ahead = SignedDuration::from_hours(AHEAD_HOURS.load(Ordering::Relaxed));
+        Timestamp::now() + ahead
+    };
+    let cluster = Cluster::one();
+    let app = with_spool(setup(&cluster.bootstrap_servers())).clock(clock).spawn();
+    // Kafka takes no record from more than an hour ahead.
+    let early = app.post_signed(&webhook("key", 0));
+    assert_eq!(early.status, 202, "{early:?}");
+    AHEAD_HOURS.store(0, Ordering::Relaxed);
+    eventually("the spool is empty", || {
+        (app.samples().sum("spool_events", &[]) == 0.0).then_some(())
+    });
+    let late = app.post_signed(&webhook("key", 1));
+    assert_eq!(late.status, 200, "{late:?}");
+    let records = app.records("payment.received");
+    let stored: Vec<_> = records.iter().map(|record| header(record, "ce_id")).collect();
+    assert_eq!(stored, [ids(&early), ids(&late)].concat());
+    let now = Timestamp::now().as_millisecond();
+    assert!(records.iter().all(|record| record.timestamp_ms.unwrap() <= now), "{records:?}");
 }
 
 /// The answer to a webhook, unless the port is closed.

@@ -2,12 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use clickpesa_relay::kafka::embedded::EmbeddedBroker;
-use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-
 use crate::{
     cluster::{Cluster, Relay, Rights, ids, setup, webhook, with_spool},
-    harness::{Setup, eventually},
+    harness::eventually,
 };
 
 fn replaced(relay: &Relay) -> f64 {
@@ -15,7 +12,6 @@ fn replaced(relay: &Relay) -> f64 {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_producer_that_may_not_begin() {
     // A real fatal error: who may write no topic gets no id as an idempotent producer.
     let cluster = Cluster::one();
@@ -61,24 +57,38 @@ fn a_producer_that_may_not_begin() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
-fn a_producer_out_of_sequence() {
-    // Only a broker with a bug would do this, so the broker is a mock.
-    let broker = EmbeddedBroker::start().unwrap();
-    let app = Setup::on(&broker).spawn();
-    let answer = app.post_signed(&webhook("key", 0));
-    assert_eq!(answer.status, 200, "{answer:?}");
-    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
-    broker.mock().request_errors(RDKafkaApiKey::Produce, &[error]);
-    let answer = app.post_signed(&webhook("key", 1));
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(app.samples().sum("kafka_producers_replaced_total", &[]), 1.0);
-    assert_eq!(app.records("payment.received").len(), 2);
-    assert_eq!(app.post_signed(&webhook("key", 2)).status, 200);
+fn a_producer_whose_records_the_broker_has_lost() {
+    // As after a power loss, with one replica: what the broker has no longer is a gap in the
+    // producer's sequence, and a fatal error to librdkafka.
+    let cluster = Cluster::one();
+    let bare = setup(&cluster.bootstrap_servers()).set("http.answer_within", "30s");
+    let (plain, spooling) = (bare, with_spool(setup(&cluster.bootstrap_servers())));
+    let relays =
+        [&plain, &spooling].map(|setup| (setup.topic("payment.received"), Relay::start(setup)));
+    for (_, relay) in &relays {
+        let answers: Vec<_> = (0..5).map(|number| relay.post(&webhook("key", number))).collect();
+        assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+    }
+    cluster.end(1, "KILL");
+    relays.iter().for_each(|(topic, _)| cluster.lose_all_but_first(1, topic));
+    cluster.restart(1);
+    for (topic, relay) in &relays {
+        cluster.await_leader(topic);
+        let first = cluster.first_ids(topic);
+        assert_eq!(first.len(), 1);
+        let answers: Vec<_> = (5..10).map(|number| relay.post(&webhook("key", number))).collect();
+        assert!(answers.iter().all(|answer| [200, 202].contains(&answer.status)), "{answers:?}");
+        relay.await_cause("Fatal error");
+        relay.await_cause("the producer makes no progress and is replaced");
+        assert!(replaced(relay) >= 1.0);
+        relay.await_drained();
+        let expected: Vec<_> = first.into_iter().chain(answers.iter().flat_map(ids)).collect();
+        assert_eq!(cluster.first_ids(topic), expected);
+        relay.samples().assert_balanced();
+    }
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_producer_without_a_report() {
     let cluster = Cluster::one();
     // No time-out of librdkafka's own ends the wait: what is left is the relay's, 4 s.

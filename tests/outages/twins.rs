@@ -34,7 +34,6 @@ fn await_in_flight(relay: &Relay, count: f64) {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_repeat_is_told_where_the_first_stands() {
     let cluster = Cluster::one();
     let setup = setup(&cluster.bootstrap_servers())
@@ -64,7 +63,6 @@ fn a_repeat_is_told_where_the_first_stands() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn twins_under_way_are_one_record() {
     let cluster = Cluster::one();
     let setup = setup(&cluster.proxy.address.to_string());
@@ -88,7 +86,6 @@ fn twins_under_way_are_one_record() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_twin_waits_no_longer_than_its_own_deadline() {
     let cluster = Cluster::one();
     let setup = setup(&cluster.proxy.address.to_string());
@@ -121,7 +118,6 @@ fn a_twin_waits_no_longer_than_its_own_deadline() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn a_twin_of_a_first_that_fails_is_tried() {
     let cluster = Cluster::one();
     let setup = setup(&cluster.proxy.address.to_string());
@@ -148,7 +144,6 @@ fn a_twin_of_a_first_that_fails_is_tried() {
 }
 
 #[test]
-#[ignore = "needs the machine to itself: run with --ignored"]
 fn what_is_spooled_is_no_duplicate() {
     let cluster = Cluster::one();
     let setup = with_spool(setup(&cluster.proxy.address.to_string()));
