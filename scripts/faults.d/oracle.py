@@ -47,6 +47,7 @@ class Oracle:
         self.webhooks = {webhook.transaction: webhook for webhook in clients.webhooks}
         self.sequences = clients.sequences
         self.lives = relay.lives
+        self.clock = relay.clock
         self.records = [read_record(message) for message in messages]
         self.failures = []
         self.duplicates = collections.Counter()
@@ -56,8 +57,8 @@ class Oracle:
             self.of_transaction[record.transaction].append(record)
         # The drain's word that a record it had handed over was not acknowledged.
         self.refusals = [
-            (line["topic"], datetime.datetime.fromisoformat(line["timestamp"]).timestamp())
-            for line in relay.log()
+            (line["topic"], at)
+            for at, line in relay.log()
             if line.get("message") == "events wait in the spool"
         ]
 
@@ -142,7 +143,7 @@ class Oracle:
         if len(of_post) > len(publishing):
             self._fail("more records than posts", self._tell(webhook, records))
         for received, group in of_post.items():
-            posts = [post for post in publishing if may_be_of(post, received)]
+            posts = [post for post in publishing if self._may_be_of(post, received)]
             group.sort(key=lambda record: (record.appended, record.offset))
             if not posts:
                 self._fail("received when nothing was posted", self._tell(webhook, group))
@@ -174,6 +175,13 @@ class Oracle:
                 self._fail("duplicate unexplained", self._tell(webhook, group))
             self.duplicates[why] += 1
 
+    def _may_be_of(self, post, received):
+        """Whether it can be that post that the relay had when its clock showed that, in ms."""
+        # Unanswered, it may have come to a stopped process, which goes on later.
+        late = 0.002 if post.status else LATE_SECONDS
+        start, end = post.sent - 0.002, post.ended + late
+        return any(start <= received - ahead <= end for ahead in self.clock.ahead(start, end))
+
     def _tell(self, webhook, records):
         places = [
             f"{each.partition}/{each.offset} received {each.received:.3f}"
@@ -181,13 +189,6 @@ class Oracle:
             for each in records
         ]
         return f"{describe(webhook)}\n    records: {'; '.join(places)}"
-
-
-def may_be_of(post, received):
-    """Whether it can be that post that the relay had at that time, which it writes in ms."""
-    # Unanswered, it may have come to a stopped process, which goes on later.
-    late = 0.002 if post.status else LATE_SECONDS
-    return post.sent - 0.002 <= received <= post.ended + late
 
 
 def describe(webhook):

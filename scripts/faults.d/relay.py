@@ -1,4 +1,4 @@
-"""The relay as a process that is killed, stopped and started again, and its small disk."""
+"""The relay as a process that is killed, stopped and started again, its small disk, its clock."""
 
 import asyncio
 import collections
@@ -11,7 +11,10 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
+
+from clock import Clock
 
 START_SECONDS_MAX = 30
 START_AGAIN_SECONDS = 0.3
@@ -20,6 +23,13 @@ KEY = "fault-test-checksum-key"
 DISK_BYTES = 20 << 20
 SPOOL_BYTES = 16 << 20
 SHUTDOWN_SECONDS = 20
+# The relay's own time may be wrong.
+STAMP = """
+import sys, time
+for line in sys.stdin.buffer:
+    sys.stdout.buffer.write(b"%.6f %s" % (time.time(), line))
+    sys.stdout.buffer.flush()
+"""
 
 
 @dataclasses.dataclass(eq=False)
@@ -124,6 +134,7 @@ class Relay:
         self.port, self.admin_port = free_port(), free_port()
         disk = Tmpfs if os.geteuid() == 0 else FileSizeLimit
         self.disk = disk(directory / "disk")
+        self.clock = Clock(directory)
         self.lives = []
         self.starts_failed = 0
         # Held by whoever ends or stops it.
@@ -134,7 +145,9 @@ class Relay:
         self._watch = None
         self._log_path = directory / "relay.log"
         self._log = subprocess.Popen(
-            ["cat"], stdin=subprocess.PIPE, stdout=open(self._log_path, "wb")
+            [sys.executable, "-c", STAMP],
+            stdin=subprocess.PIPE,
+            stdout=open(self._log_path, "wb"),
         )
         settings = {
             "HTTP__LISTEN": f"127.0.0.1:{self.port}",
@@ -151,7 +164,8 @@ class Relay:
             "LOG__FORMAT": "json",
         }
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("CLICKPESA_RELAY__")}
-        self._env = inherited | {f"CLICKPESA_RELAY__{k}": v for k, v in settings.items()}
+        ours = {f"CLICKPESA_RELAY__{k}": v for k, v in settings.items()}
+        self._env = inherited | self.clock.environment | ours
 
     @property
     def life(self):
@@ -274,10 +288,12 @@ class Relay:
             return words.encode() in log.read()
 
     def log(self):
-        """Every line that is whole: a killed process may leave half of one."""
+        """When each line was written, by the real clock, and what it says; only whole lines: a
+        killed process may leave half of one."""
         with open(self._log_path, encoding="utf-8", errors="replace") as log:
             for line in log:
+                at, _, text = line.partition(" ")
                 try:
-                    yield json.loads(line)
+                    yield float(at), json.loads(text)
                 except ValueError:
                     pass

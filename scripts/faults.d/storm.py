@@ -30,7 +30,7 @@ class Storm:
 
     async def rage(self, seconds):
         streams = [self._relay_faults, self._broker_stops, self._broker_kills]
-        streams += [self._network_faults, self._disk_faults]
+        streams += [self._network_faults, self._disk_faults, self._clock_steps]
         self._started = time.time()
         deadline = self._started + seconds
         tasks = [
@@ -83,6 +83,12 @@ class Storm:
                 relay.signal(signal.SIGSTOP)
                 await asyncio.sleep(rng.uniform(0.1, 2.5))
                 relay.signal(signal.SIGCONT)
+
+    async def _clock_steps(self, rng):
+        await asyncio.sleep(rng.uniform(2, 15))
+        self.counts["clock step"] += 1
+        seconds = rng.choice([0, rng.uniform(0, 5), rng.uniform(60, 7200)])
+        self._relay.clock.set(rng.choice([-1, 1]) * seconds)
 
     # --- The brokers ------------------------------------------------------------------
 

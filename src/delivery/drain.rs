@@ -21,7 +21,7 @@ use crate::{
 
 /// Entries under way at once: enough to hide the round trip to a broker, few enough that live
 /// records do not wait long behind them (`scripts/measure-spool`).
-const IN_FLIGHT_MAX: usize = 64;
+const IN_FLIGHT_MAX: usize = 32;
 
 /// How long a topic rests after a refusal. The end of an outage is found by the record that is
 /// under way; this bounds how often one that is refused at once is tried.
