@@ -17,11 +17,14 @@ use config::{Config, ConfigError, Environment, File, FileFormat, Map, Value, Val
 use tracing_subscriber::filter::Targets;
 
 use self::{
-    meaning::{ADDRESS, application, delivery, http, kafka, log, parse_address, spool},
+    meaning::{
+        ADDRESS, application, delivery, http, kafka, log, parse_address, spool, topics_prefix,
+    },
     section::{Section, flatten, origin, with_dots},
 };
 use crate::{
-    http::{Application, Limits},
+    application::{Application, networks::Networks},
+    http::Limits,
     kafka::{Properties, topics::Topics},
     record::EventFormat,
 };
@@ -46,7 +49,7 @@ pub struct Settings {
     pub delivery: Delivery,
     /// The spool, if there is one.
     pub spool: Option<Spool>,
-    /// The applications by name.
+    /// Whom webhooks are for, by name.
     pub applications: BTreeMap<String, Application>,
 }
 
@@ -79,6 +82,8 @@ pub struct Http {
     pub head_within: Duration,
     /// How long a connection without a request is kept.
     pub keep_alive: Duration,
+    /// From where webhooks may come.
+    pub networks: Networks,
     /// What it bears.
     pub limits: Limits,
 }
@@ -228,7 +233,15 @@ impl Written {
     /// With everything that is wrong with them.
     pub fn understand_kafka(self) -> Result<Kafka, Mistakes> {
         let mistakes = RefCell::new(Vec::new());
-        let kafka = kafka(Section::new("", self.0, &mistakes).section("kafka"));
+        let mut relay = Section::new("", self.0, &mistakes);
+        let mut kafka = kafka(relay.section("kafka"));
+        let applications = relay.section("applications").sections();
+        let prefixes = applications.map(|(_, mut section)| topics_prefix(&mut section));
+        let mut names: Vec<_> = prefixes.map(|prefix| kafka.topics.names_for(&prefix)).collect();
+        if names.is_empty() {
+            names.push(kafka.topics.names.clone());
+        }
+        kafka.topics.want(&names);
         let mistakes = mistakes.into_inner();
         if mistakes.is_empty() { Ok(kafka) } else { Err(Mistakes(mistakes)) }
     }
@@ -251,9 +264,17 @@ impl Written {
     pub fn understand(self) -> Result<Settings, Mistakes> {
         let mistakes = RefCell::new(Vec::new());
         let mut relay = Section::new("", self.0, &mistakes);
+        let http = http(relay.section("http"));
+        let mut kafka = kafka(relay.section("kafka"));
+        let understand = |(name, section): (String, _)| {
+            (name.clone(), application(name, section, &http.networks, &kafka.topics))
+        };
+        let applications: BTreeMap<_, _> =
+            relay.section("applications").sections().map(understand).collect();
+        kafka.topics.want(applications.values().map(|application| &application.topics));
         let settings = Settings {
             shutdown_within: relay.duration("shutdown_within"),
-            http: http(relay.section("http")),
+            http,
             admin_listen: {
                 let mut admin = relay.section("admin");
                 let listen = admin.read("listen", ADDRESS, parse_address);
@@ -261,14 +282,10 @@ impl Written {
                 listen
             },
             log: log(relay.section("log")),
-            kafka: kafka(relay.section("kafka")),
+            kafka,
             delivery: delivery(relay.section("delivery")),
             spool: spool(relay.section("spool")),
-            applications: relay
-                .section("applications")
-                .sections()
-                .map(|(name, section)| (name.clone(), application(name, section)))
-                .collect(),
+            applications,
         };
         if settings.applications.is_empty() {
             relay.mistake(

@@ -20,7 +20,7 @@ use crate::{
     kafka::{
         publisher::Publisher,
         report::{PublishError, Receipt},
-        topics::Topics,
+        topics::TopicNames,
     },
     metrics::Metrics,
     record::{EventFormat, Record},
@@ -32,8 +32,6 @@ use crate::{
 pub struct Delivery {
     /// The producer.
     pub publisher: Arc<Publisher>,
-    /// Where the events of each kind go.
-    pub topics: Topics,
     /// How an event stands in a record.
     pub format: EventFormat,
     /// What was acknowledged lately.
@@ -104,6 +102,41 @@ pub enum Unavailable {
     SpoolTimedOut,
 }
 
+/// The events of one webhook.
+#[derive(Debug, Clone, Copy)]
+pub struct Events<'e> {
+    /// One, or one an element of a list.
+    pub events: &'e [Event<'e>],
+    /// Where those of their application go.
+    pub topics: &'e TopicNames,
+    /// When the webhook was there.
+    pub received: Timestamp,
+}
+
+impl Events<'_> {
+    /// What is to be published: a record an event, and a copy where one topic gets all.
+    fn records(self, format: EventFormat) -> Vec<Record> {
+        let Self { events, topics, received } = self;
+        let of = |event, topic| Record::new(event, format, topic, received.as_millisecond());
+        let own = events.iter().map(|event| of(event, topics.name(event.kind)));
+        let all = topics.all.iter();
+        own.chain(all.flat_map(|all| events.iter().map(move |event| of(event, all)))).collect()
+    }
+
+    fn names(&self) -> impl Iterator<Item = Spooled> {
+        self.events.iter().map(|event| Spooled {
+            id: event.id.clone(),
+            ce_type: event.kind.ce_type(),
+            topic: self.topics.name(event.kind).to_owned(),
+        })
+    }
+
+    fn published(&self, receipts: Vec<Receipt>) -> Arc<[Published]> {
+        let events = self.names().zip(receipts);
+        events.map(|(event, receipt)| Published { event, receipt }).collect()
+    }
+}
+
 /// How records go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -120,13 +153,7 @@ impl Delivery {
     ///
     /// Where it ends in `TooLarge` or `Unavailable`, some records may be in Kafka all the same: a
     /// retry gives them again, with the same ids.
-    pub async fn deliver(
-        &self,
-        digest: Digest,
-        events: &[Event<'_>],
-        received: Timestamp,
-        deadline: Instant,
-    ) -> Outcome {
+    pub async fn deliver(&self, digest: Digest, events: Events<'_>, deadline: Instant) -> Outcome {
         loop {
             match self.recent.enter(digest) {
                 Seen::Acknowledged(published) => return Outcome::Duplicate(published),
@@ -137,7 +164,7 @@ impl Delivery {
                     Err(_elapsed) => return Outcome::Unavailable(Unavailable::TimedOut),
                 },
                 Seen::First(claim) => {
-                    let outcome = self.publish_or_spool(events, received, deadline).await;
+                    let outcome = self.publish_or_spool(events, deadline).await;
                     if let Outcome::Published(published) = &outcome {
                         claim.acknowledge(Arc::clone(published));
                     }
@@ -147,14 +174,9 @@ impl Delivery {
         }
     }
 
-    async fn publish_or_spool(
-        &self,
-        events: &[Event<'_>],
-        received: Timestamp,
-        deadline: Instant,
-    ) -> Outcome {
-        let (records, oversized): (Vec<_>, Vec<_>) = self
-            .records(events, received)
+    async fn publish_or_spool(&self, events: Events<'_>, deadline: Instant) -> Outcome {
+        let (records, oversized): (Vec<_>, Vec<_>) = events
+            .records(self.format)
             .into_iter()
             .partition(|record| !self.publisher.is_too_large(record));
         let patience = deadline.min(Instant::now() + self.patience);
@@ -168,7 +190,7 @@ impl Delivery {
             None => Err(Unavailable::KnownDown),
         };
         let outcome = match published {
-            Ok(receipts) => Outcome::Published(self.published(events, receipts)),
+            Ok(receipts) => Outcome::Published(events.published(receipts)),
             Err(Unavailable::Refused(PublishError::TooLarge)) => Outcome::TooLarge,
             Err(refusal) => self.spool_instead(events, records, refusal, deadline).await,
         };
@@ -204,16 +226,6 @@ impl Delivery {
         }
         self.metrics.publish_seconds.observe(started.elapsed().as_secs_f64());
         Ok(receipts.into_iter().flatten().collect())
-    }
-
-    /// What is to be published: a record an event, and a copy where one topic gets all.
-    fn records(&self, events: &[Event<'_>], received: Timestamp) -> Vec<Record> {
-        let timestamp_ms = received.as_millisecond();
-        let of =
-            |event: &Event<'_>, topic: &str| Record::new(event, self.format, topic, timestamp_ms);
-        let own = events.iter().map(|event| of(event, self.topics.name(event.kind)));
-        let all = self.topics.all.iter();
-        own.chain(all.flat_map(|all| events.iter().map(move |event| of(event, all)))).collect()
     }
 
     /// Which way records take: around Kafka if anything of their keys waits in the spool, or a
@@ -255,29 +267,16 @@ impl Delivery {
         receipts
     }
 
-    fn published(&self, events: &[Event<'_>], receipts: Vec<Receipt>) -> Arc<[Published]> {
-        let events = self.names(events).zip(receipts);
-        events.map(|(event, receipt)| Published { event, receipt }).collect()
-    }
-
-    fn names<'e>(&'e self, events: &'e [Event<'_>]) -> impl Iterator<Item = Spooled> + 'e {
-        events.iter().map(|event| Spooled {
-            id: event.id.clone(),
-            ce_type: event.kind.ce_type(),
-            topic: self.topics.name(event.kind).to_owned(),
-        })
-    }
-
     async fn spool_instead(
         &self,
-        events: &[Event<'_>],
+        events: Events<'_>,
         records: Vec<Record>,
         refusal: Unavailable,
         deadline: Instant,
     ) -> Outcome {
         let Some(spool) = &self.spool else { return Outcome::Unavailable(refusal) };
         match timeout_at(deadline.into(), spool.append(records.into())).await {
-            Ok(Ok(())) => Outcome::Spooled(self.names(events).collect()),
+            Ok(Ok(())) => Outcome::Spooled(events.names().collect()),
             Ok(Err(error)) => Outcome::Unavailable(Unavailable::Spool(error)),
             Err(_elapsed) => Outcome::Unavailable(Unavailable::SpoolTimedOut),
         }

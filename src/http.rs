@@ -2,10 +2,13 @@
 
 pub mod admin;
 pub mod answer;
+pub mod body;
+pub mod connections;
 pub mod receive;
+pub mod rejections;
+pub mod room;
 
 use std::{
-    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,21 +18,16 @@ use std::{
 
 use jiff::Timestamp;
 
-use crate::{delivery::Delivery, metrics::Metrics, moment::Moment, webhook::checksum::Policy};
+use self::{body::Bodies, rejections::Rejections, room::Room};
+use crate::{
+    application::{Application, Applications},
+    delivery::Delivery,
+    metrics::Metrics,
+    moment::Moment,
+};
 
 /// The path of the application `default`; the others' stand below it.
 pub const WEBHOOKS: &str = "/webhooks/clickpesa";
-
-/// Whom webhooks are for.
-#[derive(Debug)]
-pub struct Application {
-    /// Its name in the path and in metrics.
-    pub name: String,
-    /// The CloudEvents `source` of its events.
-    pub source: String,
-    /// What a webhook has to prove.
-    pub policy: Policy,
-}
 
 /// What the relay bears from a sender.
 #[derive(Debug, Clone, Copy)]
@@ -42,23 +40,39 @@ pub struct Limits {
     pub body_max_bytes: usize,
     /// Lists and objects that stand in each other.
     pub body_depth_max: usize,
+    /// Bytes of a head: the target, and the names and values of its headers.
+    pub head_max_bytes: usize,
     /// Events in one body.
     pub events_max: usize,
-    /// Requests that have no answer yet.
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Connections of one address at once.
+    pub connections_per_address_max: usize,
+    /// Bytes of bodies that are not yet whole, beyond what is free for each.
+    pub bodies_max_bytes: usize,
+    /// Requests that may be under way.
     pub in_flight_max: usize,
+    /// Rejections that are answered in a second.
+    pub rejections_per_second: usize,
 }
 
 /// What all workers share.
 #[derive(Debug)]
 pub struct Relay {
-    /// The applications by name.
-    pub applications: BTreeMap<String, Application>,
+    /// Whom webhooks are for.
+    pub applications: Applications,
     /// Where events go.
     pub delivery: Delivery,
     /// Where everything is counted.
     pub metrics: Arc<Metrics>,
     /// What it bears.
     pub limits: Limits,
+    /// The memory of bodies that are not yet whole.
+    pub bodies: Bodies,
+    /// Requests that may be under way.
+    pub room: Room,
+    /// How fast rejections are answered.
+    pub rejections: Rejections,
     /// What time it is.
     pub clock: fn() -> Timestamp,
     /// How the process stands.
@@ -66,8 +80,29 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// A relay that starts.
+    pub fn new(
+        applications: Applications,
+        delivery: Delivery,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+        clock: fn() -> Timestamp,
+    ) -> Self {
+        Self {
+            applications,
+            delivery,
+            bodies: Bodies::new(limits.bodies_max_bytes),
+            room: Room::new(limits.in_flight_max),
+            rejections: Rejections::new(limits.rejections_per_second, Arc::clone(&metrics)),
+            metrics,
+            limits,
+            clock,
+            state: State::default(),
+        }
+    }
+
     /// The application that a path is for.
-    pub fn application(&self, path: &str) -> Option<&Application> {
+    pub fn application(&self, path: &str) -> Option<Arc<Application>> {
         let below = path.strip_prefix(WEBHOOKS)?;
         match below.strip_suffix('/').unwrap_or(below) {
             "" => self.applications.get("default"),

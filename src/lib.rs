@@ -4,6 +4,7 @@
 //! `record` → `event` → `webhook`. The command line stands in front of them, in the binary.
 
 pub mod app;
+pub mod application;
 pub mod config;
 pub mod delivery;
 pub mod event;

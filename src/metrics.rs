@@ -21,6 +21,14 @@ pub struct Metrics {
     pub outcomes: IntCounterVec,
     /// Requests that came in and have not ended.
     pub in_flight: IntGauge,
+    /// Connections to the public listener.
+    pub connections: IntGauge,
+    /// Connections that were one too many, of all or of one address.
+    pub connections_refused: IntCounterVec,
+    /// Connections that ended without the whole head of a request.
+    pub connections_unused: IntCounter,
+    /// Rejections that had to wait for their turn.
+    pub rejections_held: IntCounter,
     /// Seconds from the head of the request to the answer, by outcome.
     pub answer_seconds: HistogramVec,
     /// Seconds from handing records to the producer to the last delivery report.
@@ -82,6 +90,20 @@ impl Default for Metrics {
                 &["application", "outcome", "reason"],
             ),
             in_flight: gauge("in_flight", "Requests that came in and have not ended"),
+            connections: gauge("connections", "Connections to the public listener"),
+            connections_refused: counter(
+                "connections_refused_total",
+                "Connections that were one too many: of all, or of one address",
+                &["of"],
+            ),
+            connections_unused: count(
+                "connections_unused_total",
+                "Connections that ended without the whole head of a request",
+            ),
+            rejections_held: count(
+                "rejections_held_total",
+                "Rejections that waited for their turn, as there were too many",
+            ),
             answer_seconds: register(
                 &registry,
                 HistogramVec::new(

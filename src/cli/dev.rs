@@ -18,6 +18,7 @@ use clickpesa_relay::{
         Properties,
         embedded::EmbeddedBroker,
         reader::{From, ReadError, Reader, StoredRecord},
+        topics::REJECTED,
     },
     webhook::{
         checksum::{Key, Placement},
@@ -88,7 +89,7 @@ impl Dev {
             webhooks: format!("http://{http_address}{WEBHOOKS}"),
             admin: format!("http://{admin_address}"),
             broker,
-            topics: settings.kafka.topics.names.values().cloned().collect(),
+            topics: settings.kafka.topics.names.of_kinds.to_vec(),
             properties: settings.kafka.properties.clone(),
             json: self.json,
             once: self.once,
@@ -114,8 +115,8 @@ impl Dev {
 fn start_broker() -> Result<EmbeddedBroker, Failure> {
     let failed = |error| Failure::failed("cannot start the embedded broker", error);
     let broker = EmbeddedBroker::start().map_err(failed)?;
-    for kind in Kind::ALL {
-        broker.create_topic(&format!("clickpesa.{}", kind.suffix()), PARTITIONS).map_err(failed)?;
+    for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain([REJECTED]) {
+        broker.create_topic(&format!("clickpesa.{suffix}"), PARTITIONS).map_err(failed)?;
     }
     Ok(broker)
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 use clap::Args;
 use clickpesa_relay::kafka::{
     reader::{From, ReadError, Reader},
-    topics::Topics,
+    topics::{ALL, REJECTED, Topics},
 };
 
 use super::{Failure, connection::Connection, print, show};
@@ -62,19 +62,20 @@ impl Tail {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// The topics of all applications that are for these types.
     fn names(&self, topics: &Topics) -> Result<Vec<String>, Failure> {
-        if self.types.is_empty() {
-            let names: BTreeSet<_> = topics.names.values().cloned().collect();
-            return Ok(names.into_iter().collect());
+        let events = topics.wanted.iter().filter(|(_, suffix)| **suffix != REJECTED);
+        let known: BTreeSet<_> = events.clone().map(|(_, suffix)| *suffix).collect();
+        if let Some(unknown) = self.types.iter().find(|wanted| !known.contains(wanted.as_str())) {
+            let known = known.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Failure::Usage(format!("no type `{unknown}`: there are {known}")));
         }
-        let name = |suffix: &String| {
-            let all = topics.all.as_ref().filter(|_| suffix == "all");
-            topics.names.get(suffix.as_str()).or(all).cloned().ok_or_else(|| {
-                let all = topics.all.iter().map(|_| "all");
-                let known: Vec<_> = topics.names.keys().copied().chain(all).collect();
-                Failure::Usage(format!("no type `{suffix}`: there are {}", known.join(", ")))
-            })
+        let is_wanted = |suffix: &str| match &self.types[..] {
+            // Every event in it is in another, too.
+            [] => suffix != ALL,
+            types => types.iter().any(|wanted| wanted == suffix),
         };
-        self.types.iter().map(name).collect()
+        let names = events.filter(|(_, suffix)| is_wanted(suffix)).map(|(name, _)| name.clone());
+        Ok(names.collect())
     }
 }

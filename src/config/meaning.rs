@@ -1,8 +1,9 @@
 //! What each table of settings means, and what it allows.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf, sync::Arc};
 
 use actix_web::http::header::HeaderName;
+use ipnet::IpNet;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 
@@ -11,9 +12,16 @@ use super::{
     section::{Entry, Section, parse_duration},
 };
 use crate::{
+    application::{
+        Application,
+        networks::{ForwardedHeader, Networks},
+    },
     event::kind::Kind,
-    http::{Application, Limits},
-    kafka::{GUARDED, Properties, check_property, topics::Topics},
+    http::Limits,
+    kafka::{
+        GUARDED, Properties, check_property,
+        topics::{ALL, REJECTED, TopicNames, Topics},
+    },
     record::EventFormat,
     webhook::checksum::{ChecksumHeader, Key, Method, Placement, Policy},
 };
@@ -38,13 +46,30 @@ pub(super) fn http(mut section: Section<'_>) -> Http {
         workers: section.number("workers", 0..=1024),
         head_within: section.duration("head_within"),
         keep_alive: section.duration("keep_alive"),
+        networks: Networks {
+            allow_from: networks(&mut section, "allow_from"),
+            trusted_proxies: networks(&mut section, "trusted_proxies"),
+            header: section.choice(
+                "forwarded_header",
+                &[
+                    ("x-forwarded-for", ForwardedHeader::XForwardedFor),
+                    ("forwarded", ForwardedHeader::Forwarded),
+                ],
+            ),
+        },
         limits: Limits {
             answer_within: section.duration("answer_within"),
             body_within: section.duration("body_within"),
             body_max_bytes: section.number("body_max_bytes", 1..=64 << 20),
             body_depth_max: section.number("body_depth_max", 2..=128),
+            head_max_bytes: section.number("head_max_bytes", 256..=131_072),
             events_max: section.number("events_max", 1..=10_000),
+            connections_max: section.number("connections_max", 1..=1_000_000),
+            connections_per_address_max: section
+                .number("connections_per_address_max", 1..=1_000_000),
+            bodies_max_bytes: section.number("bodies_max_bytes", 1 << 20..=1 << 40),
             in_flight_max: section.number("in_flight_max", 1..=1_000_000),
+            rejections_per_second: section.number("rejections_per_second", 1..=1_000_000),
         },
     };
     let Limits { answer_within, body_within, .. } = http.limits;
@@ -55,6 +80,16 @@ pub(super) fn http(mut section: Section<'_>) -> Http {
     }
     section.end();
     http
+}
+
+/// Networks joined by commas.
+fn networks(section: &mut Section<'_>, name: &str) -> Vec<IpNet> {
+    let allowed = "networks such as 10.0.0.0/8, joined by commas, or \"\" for none";
+    section.read(name, allowed, |written| {
+        let parse = |one: &str| one.parse().or_else(|_| one.parse().map(|one: IpAddr| one.into()));
+        let parts = written.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(parse).collect::<Result<_, _>>().ok()
+    })
 }
 
 pub(super) fn log(mut section: Section<'_>) -> Log {
@@ -141,10 +176,20 @@ pub(super) fn spool(mut section: Section<'_>) -> Option<Spool> {
     (path != PathBuf::new()).then_some(Spool { path, max_bytes: max_bytes as u64 })
 }
 
-fn topics(mut section: Section<'_>) -> Topics {
-    let prefix = section.read("prefix", "up to 200 letters, digits, `.`, `_`, `-`", |written| {
+/// What names of topics may begin with.
+fn prefix(section: &mut Section<'_>, name: &str) -> String {
+    section.read(name, "up to 200 letters, digits, `.`, `_`, `-`", |written| {
         (written.len() <= 200 && has_topic_letters(written)).then(|| written.to_owned())
-    });
+    })
+}
+
+/// What the names of an application's topics begin with, or "".
+pub(super) fn topics_prefix(application: &mut Section<'_>) -> String {
+    prefix(application, "topics_prefix")
+}
+
+fn topics(mut section: Section<'_>) -> Topics {
+    let prefix = prefix(&mut section, "prefix");
     let mut names = section.section("names");
     let mut given = names.dotted();
     let mut retention_section = section.section("retention");
@@ -168,11 +213,12 @@ fn topics(mut section: Section<'_>) -> Topics {
         }
         duration.map(|duration| (suffix, duration))
     };
-    let suffixes = || Kind::ALL.into_iter().map(Kind::suffix);
-    let all = name_of("all");
+    let suffixes = || Kind::ALL.into_iter().map(Kind::suffix).chain([ALL, REJECTED]);
+    let (all, rejected) = (name_of(ALL), name_of(REJECTED));
     let mut topics = Topics {
-        names: suffixes().map(|suffix| (suffix, name_of(suffix))).collect(),
-        all: None,
+        names: TopicNames { of_kinds: Kind::ALL.map(|kind| name_of(kind.suffix())), all: None },
+        rejected: Some(rejected),
+        wanted: BTreeMap::new(),
         create: section.flag("create"),
         partitions: section.read("partitions", "a whole number from 1 to 10000", |written| {
             written.parse().ok().filter(|partitions| (1..=10_000).contains(partitions))
@@ -182,12 +228,12 @@ fn topics(mut section: Section<'_>) -> Topics {
             "a whole number from 1 to 100, or -1 for the broker's default",
             |written| written.parse().ok().filter(|n| *n == -1 || (1..=100).contains(n)),
         ),
-        retention: suffixes().chain(["all"]).filter_map(&mut retention_of).collect(),
+        retention: suffixes().filter_map(&mut retention_of).collect(),
     };
-    topics.all = section.flag("all").then_some(all);
+    topics.names.all = section.flag("all").then_some(all);
     for (table, unknown) in [(&names, &given), (&retention_section, &kept)] {
         for (suffix, Entry { origin, .. }) in unknown {
-            let known = suffixes().chain(["all"]).collect::<Vec<_>>().join(", ");
+            let known = suffixes().collect::<Vec<_>>().join(", ");
             let problem = format!("in {origin} is no type of event: there are {known}");
             table.mistake(suffix, problem);
         }
@@ -204,7 +250,12 @@ fn has_topic_letters(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-pub(super) fn application(name: String, mut section: Section<'_>) -> Application {
+pub(super) fn application(
+    name: String,
+    mut section: Section<'_>,
+    networks_of_all: &Networks,
+    topics: &Topics,
+) -> Application {
     if !is_id(&name) {
         section.mistake("", format!("is no name of an application: {ID}"));
     }
@@ -240,8 +291,26 @@ pub(super) fn application(name: String, mut section: Section<'_>) -> Application
         let problem = "is header: `checksum_headers` has to name one";
         section.mistake("placement", problem.to_owned());
     }
+    let own = |networks: Vec<IpNet>, of_all: &Vec<IpNet>| match networks.is_empty() {
+        true => of_all.clone(),
+        false => networks,
+    };
+    let networks = Networks {
+        allow_from: own(networks(&mut section, "allow_from"), &networks_of_all.allow_from),
+        trusted_proxies: own(
+            networks(&mut section, "trusted_proxies"),
+            &networks_of_all.trusted_proxies,
+        ),
+        header: networks_of_all.header,
+    };
+    let topics = topics.names_for(&topics_prefix(&mut section));
+    let in_flight_max = section.number("in_flight_max", 0..=1_000_000);
     section.end();
     Application {
+        networks,
+        topics,
+        in_flight_max: if in_flight_max == 0 { usize::MAX } else { in_flight_max },
+        in_flight: Arc::default(),
         source: if source.is_empty() { format!("/clickpesa/{name}") } else { source },
         name,
         policy: match unsigned {

@@ -37,6 +37,10 @@ pub enum Answer {
     UnknownPath,
     /// Only POST is taken.
     MethodNotAllowed,
+    /// The sender's address is not allowed.
+    AddressNotAllowed,
+    /// The head is too large.
+    HeadTooLarge,
     /// The body took too long.
     BodyTimeout,
     /// The body is too large.
@@ -45,8 +49,10 @@ pub enum Answer {
     TooManyEvents,
     /// An event is over Kafka's limit.
     EventTooLarge,
-    /// Too many requests have no answer yet.
+    /// Too many requests are under way.
     Busy,
+    /// Bodies that are not yet whole take too much memory.
+    BodiesTooMany,
     /// Kafka did not take the events.
     Unavailable(Unavailable),
     /// The relay is about to end.
@@ -140,6 +146,16 @@ impl Answer {
                 "method_not_allowed",
                 "Webhooks are sent with POST",
             ),
+            Self::AddressNotAllowed => rejected(
+                StatusCode::FORBIDDEN,
+                "address_not_allowed",
+                "Webhooks are not taken from this address",
+            ),
+            Self::HeadTooLarge => rejected(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "The head is over the limit",
+            ),
             Self::BodyTimeout => rejected(
                 StatusCode::REQUEST_TIMEOUT,
                 "body_timeout",
@@ -161,6 +177,9 @@ impl Answer {
                 "An event is over the limit of Kafka",
             ),
             Self::Busy => failed("busy", "Too many requests are under way; try again"),
+            Self::BodiesTooMany => {
+                failed("bodies_too_many", "Bodies under way take too much memory; try again")
+            }
             Self::Unavailable(Unavailable::Refused(_)) => {
                 failed("kafka_refused", "The event could not be stored; try again")
             }
@@ -187,6 +206,11 @@ impl Answer {
                 Row { status: StatusCode::INTERNAL_SERVER_ERROR, ..failed("bug", "Internal error") }
             }
         }
+    }
+
+    /// Whether it is a webhook that cannot be one, or that is not proven.
+    pub fn is_rejection(&self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::Unauthentic(_))
     }
 
     /// The response.
@@ -240,11 +264,14 @@ impl fmt::Display for Answer {
             Self::BodyBroken
             | Self::UnknownPath
             | Self::MethodNotAllowed
+            | Self::AddressNotAllowed
+            | Self::HeadTooLarge
             | Self::BodyTimeout
             | Self::BodyTooLarge
             | Self::TooManyEvents
             | Self::EventTooLarge
             | Self::Busy
+            | Self::BodiesTooMany
             | Self::Draining
             | Self::Bug => formatter.write_str(self.row().title),
         }

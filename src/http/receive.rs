@@ -10,16 +10,18 @@ use actix_web::{
     },
     web,
 };
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use sha2::{Digest as _, Sha256};
-use tokio::time::timeout_at;
 
 use super::{
-    Application, Limits, Relay,
+    Relay,
     answer::{Answer, Level, Row},
+    body::Holding,
+    connections::Connection,
 };
 use crate::{
-    delivery::recent::Digest,
+    application::{Application, networks::Networks},
+    delivery::{Events, recent::Digest},
     event::normalise::{Circumstances, normalise},
     webhook::{Unverified, checksum::Proof},
 };
@@ -27,33 +29,42 @@ use crate::{
 /// Takes any request to the public listener.
 pub async fn receive(
     request: HttpRequest,
-    body: web::Payload,
+    mut body: web::Payload,
     relay: web::Data<Relay>,
-) -> HttpResponse {
+) -> HttpResponse<Holding> {
+    if let Some(connection) = request.conn_data::<Connection>() {
+        connection.note_request();
+    }
     let application = relay.application(request.path());
+    let application = application.as_deref();
     let entry = Entry::open(&relay, application);
-    let steps =
-        AssertUnwindSafe(take(&relay, application, &request, body, entry.started)).catch_unwind();
+    let steps = AssertUnwindSafe(take(&relay, application, &request, &mut body, entry.started))
+        .catch_unwind();
     let answer = match steps.await {
         Ok(Ok(answer) | Err(answer)) => answer,
         Err(_panic) => Answer::Bug,
     };
     entry.close(&answer);
-    answer.into_response()
+    if answer.is_rejection() {
+        relay.rejections.hold_back().await;
+    }
+    answer.into_response().map_body(|_, answer| Holding { answer, _request: body })
 }
 
 async fn take(
     relay: &Relay,
     application: Option<&Application>,
     request: &HttpRequest,
-    body: web::Payload,
+    body: &mut web::Payload,
     started: Instant,
 ) -> Result<Answer, Answer> {
     let application = application.ok_or(Answer::UnknownPath)?;
     require_post(request)?;
-    require_room(relay)?;
+    require_head(request, relay.limits.head_max_bytes)?;
+    require_sender(request, &application.networks)?;
+    require_service(relay)?;
     require_size(request, relay.limits.body_max_bytes)?;
-    let body = read_body(body, &relay.limits, started).await?;
+    let body = relay.bodies.read(body, &relay.limits, started).await?;
     let received = (relay.clock)();
     let webhook = Unverified::parse(&body, relay.limits.body_depth_max)?
         .authenticate(&application.policy, |name| header(request, name))?;
@@ -67,23 +78,33 @@ async fn take(
     if events.len() > relay.limits.events_max {
         return Err(Answer::TooManyEvents);
     }
+    let _place = relay.room.enter(application, relay.applications.count()).ok_or(Answer::Busy)?;
     let deadline = started + relay.limits.answer_within;
     let digest = digest(&application.name, &body);
-    Ok(relay.delivery.deliver(digest, &events, received, deadline).await.into())
+    let events = Events { events: &events, topics: &application.topics, received };
+    Ok(relay.delivery.deliver(digest, events, deadline).await.into())
 }
 
 fn require_post(request: &HttpRequest) -> Result<(), Answer> {
     if request.method() == Method::POST { Ok(()) } else { Err(Answer::MethodNotAllowed) }
 }
 
-fn require_room(relay: &Relay) -> Result<(), Answer> {
-    if relay.state.is_draining() {
-        Err(Answer::Draining)
-    } else if relay.metrics.in_flight() > relay.limits.in_flight_max {
-        Err(Answer::Busy)
-    } else {
-        Ok(())
-    }
+fn require_head(request: &HttpRequest, bytes_max: usize) -> Result<(), Answer> {
+    let fields = request.headers().iter();
+    let bytes: usize = fields.map(|(name, value)| name.as_str().len() + value.len()).sum();
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if bytes + target > bytes_max { Err(Answer::HeadTooLarge) } else { Ok(()) }
+}
+
+fn require_sender(request: &HttpRequest, networks: &Networks) -> Result<(), Answer> {
+    let lines = request.headers().get_all(networks.header.name());
+    let lines = lines.filter_map(|line| line.to_str().ok());
+    let sender = networks.sender(request.peer_addr().map(|peer| peer.ip()), lines);
+    if networks.allow(sender) { Ok(()) } else { Err(Answer::AddressNotAllowed) }
+}
+
+fn require_service(relay: &Relay) -> Result<(), Answer> {
+    if relay.state.is_draining() { Err(Answer::Draining) } else { Ok(()) }
 }
 
 /// A body that is declared too large is not waited for.
@@ -94,27 +115,6 @@ fn require_size(request: &HttpRequest, bytes_max: usize) -> Result<(), Answer> {
         true => Err(Answer::BodyTooLarge),
         false => Ok(()),
     }
-}
-
-/// Reads the whole body, within its size and its time.
-async fn read_body(
-    mut body: web::Payload,
-    limits: &Limits,
-    started: Instant,
-) -> Result<Vec<u8>, Answer> {
-    let read = async {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|_broken| Answer::BodyBroken)?;
-            if bytes.len() + chunk.len() > limits.body_max_bytes {
-                return Err(Answer::BodyTooLarge);
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
-    };
-    let deadline = started + limits.body_within;
-    timeout_at(deadline.into(), read).await.unwrap_or(Err(Answer::BodyTimeout))
 }
 
 fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r [u8]> {

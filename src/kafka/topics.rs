@@ -22,13 +22,24 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the brokers are asked about a topic that was made a moment ago.
 const SETTLES_POLL: Duration = Duration::from_millis(20);
 
+/// Where events go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TopicNames {
+    /// The name of each kind's topic, in the order of [`Kind::ALL`].
+    pub of_kinds: [String; Kind::ALL.len()],
+    /// The topic that gets every event as well.
+    pub all: Option<String>,
+}
+
 /// Which topics there have to be, and how a missing one is made.
 #[derive(Debug, Clone)]
 pub struct Topics {
-    /// The name of each kind's topic.
-    pub names: BTreeMap<&'static str, String>,
-    /// The topic that gets every event as well.
-    pub all: Option<String>,
+    /// Where events go of applications that do not say otherwise.
+    pub names: TopicNames,
+    /// Where copies of webhooks go that were rejected, if they go anywhere.
+    pub rejected: Option<String>,
+    /// Every topic, and the suffix that stands for what it is for.
+    pub wanted: BTreeMap<String, &'static str>,
     /// Whether a missing topic is created.
     pub create: bool,
     /// Partitions of a created topic.
@@ -118,19 +129,49 @@ impl TopicsError {
 }
 
 impl Topics {
-    /// The name of a kind's topic.
-    pub fn name(&self, kind: Kind) -> &str {
-        self.names.get(kind.suffix()).map(String::as_str).expect("every kind has a topic")
+    /// Where the events of an application go whose topics' names begin with a prefix of its own,
+    /// or with none: "".
+    pub fn names_for(&self, prefix: &str) -> TopicNames {
+        match prefix {
+            "" => self.names.clone(),
+            prefix => TopicNames::with_prefix(prefix, self.names.all.is_some()),
+        }
     }
 
-    /// Every name once, with the retention that it is created with.
-    pub fn distinct(&self) -> BTreeMap<&str, Option<Duration>> {
-        let kinds = self.names.iter().map(|(suffix, name)| (name, suffix));
-        let all = self.all.iter().map(|name| (name, &"all"));
-        let retention = |suffix: &&str| self.retention.get(suffix).copied();
-        kinds.chain(all).map(|(name, suffix)| (name.as_str(), retention(suffix))).collect()
+    /// Wants the topics of all applications, and that of what was rejected.
+    pub fn want<'n>(&mut self, names: impl IntoIterator<Item = &'n TopicNames>) {
+        let of_applications = names.into_iter().flat_map(TopicNames::with_suffixes);
+        let rejected = self.rejected.clone().map(|name| (name, REJECTED));
+        self.wanted = of_applications.chain(rejected).collect();
     }
 }
+
+impl TopicNames {
+    /// Names that begin with a prefix.
+    pub fn with_prefix(prefix: &str, has_all: bool) -> Self {
+        Self {
+            of_kinds: Kind::ALL.map(|kind| format!("{prefix}{}", kind.suffix())),
+            all: has_all.then(|| format!("{prefix}{ALL}")),
+        }
+    }
+
+    /// The name of a kind's topic.
+    pub fn name(&self, kind: Kind) -> &str {
+        &self.of_kinds[kind as usize]
+    }
+
+    /// Every name, and the suffix that stands for what it is for.
+    pub fn with_suffixes(&self) -> impl Iterator<Item = (String, &'static str)> {
+        let kinds = Kind::ALL.map(|kind| (self.name(kind).to_owned(), kind.suffix()));
+        kinds.into_iter().chain(self.all.clone().map(|name| (name, ALL)))
+    }
+}
+
+/// The suffix of the topic that gets every event.
+pub const ALL: &str = "all";
+
+/// The suffix of the topic of what was rejected.
+pub const REJECTED: &str = "rejected";
 
 /// Asks a cluster about topics, and makes them.
 pub struct TopicAdmin(AdminClient<DefaultClientContext>);
@@ -184,7 +225,7 @@ impl TopicAdmin {
     /// # Errors
     /// When the cluster does not answer, or does not let us look.
     pub fn look(&self, topics: &Topics) -> Result<Vec<TopicState>, TopicsError> {
-        topics.distinct().into_keys().map(|name| self.look_at(name)).collect()
+        topics.wanted.keys().map(|name| self.look_at(name)).collect()
     }
 
     fn look_at(&self, name: &str) -> Result<TopicState, TopicsError> {
@@ -221,16 +262,17 @@ impl TopicAdmin {
         let missing: Vec<_> =
             states.iter().filter(|state| state.is_missing()).map(|state| &state.name).collect();
         let retention: BTreeMap<_, _> = topics
-            .distinct()
-            .into_iter()
-            .map(|(name, kept)| (name, kept.map(|kept| kept.as_millis().to_string())))
+            .retention
+            .iter()
+            .map(|(suffix, kept)| (*suffix, kept.as_millis().to_string()))
             .collect();
         let wanted: Vec<_> = missing
             .iter()
             .map(|name| {
                 let replication = TopicReplication::Fixed(topics.replication_factor);
                 let topic = NewTopic::new(name, topics.partitions, replication);
-                match retention.get(name.as_str()).and_then(Option::as_deref) {
+                let kept = topics.wanted.get(*name).and_then(|suffix| retention.get(suffix));
+                match kept {
                     Some(milliseconds) => topic.set("retention.ms", milliseconds),
                     None => topic,
                 }

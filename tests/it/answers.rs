@@ -11,8 +11,9 @@ use std::{
 
 use actix_web::{App as Actix, HttpServer, rt::System, web};
 use clickpesa_relay::{
+    application::Applications,
     delivery::{Delivery, recent::Recent},
-    http::{Relay, State, WEBHOOKS, receive::receive},
+    http::{Relay, WEBHOOKS, receive::receive},
     kafka::{embedded::EmbeddedBroker, publisher::Publisher},
     metrics::Metrics,
 };
@@ -442,24 +443,18 @@ fn silence_of_kafka_is_503_at_the_deadline() {
 fn a_relay_that_drains_answers_503() {
     let settings = Setup::at("127.0.0.1:1").settings();
     let metrics = Arc::new(Metrics::default());
-    let relay = web::Data::new(Relay {
-        applications: settings.applications,
-        delivery: Delivery {
-            publisher: Publisher::new(&settings.kafka.properties, [], Arc::clone(&metrics))
-                .unwrap()
-                .into(),
-            topics: settings.kafka.topics,
-            format: settings.kafka.event_format,
-            recent: Recent::new(settings.delivery.recent_max),
-            spool: None,
-            patience: settings.delivery.patience,
-            metrics: Arc::clone(&metrics),
-        },
-        metrics,
-        limits: settings.http.limits,
-        clock: Timestamp::now,
-        state: State::default(),
-    });
+    let publisher = Publisher::new(&settings.kafka.properties, [], Arc::clone(&metrics)).unwrap();
+    let delivery = Delivery {
+        publisher: publisher.into(),
+        format: settings.kafka.event_format,
+        recent: Recent::new(settings.delivery.recent_max),
+        spool: None,
+        patience: settings.delivery.patience,
+        metrics: Arc::clone(&metrics),
+    };
+    let applications = Applications::new(settings.applications.into_values());
+    let limits = settings.http.limits;
+    let relay = web::Data::new(Relay::new(applications, delivery, metrics, limits, Timestamp::now));
     relay.state.drain();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -11,8 +11,9 @@ use std::{
 
 use ::config::{Config, File, FileFormat, Map, Value, ValueKind};
 use clickpesa_relay::{
+    application::{Application, networks::ForwardedHeader},
     config::{Kafka, Listen, LogFormat, Mistake, Mistakes, REFERENCE, Settings, Written},
-    http::Application,
+    event::kind::Kind,
     kafka::GUARDED,
     record::EventFormat,
     webhook::checksum::{Key, Method, Placement, Policy},
@@ -150,6 +151,10 @@ fn reference_is_what_is_meant() {
     assert_eq!(limits.body_within, Duration::from_secs(5));
     assert_eq!((limits.body_max_bytes, limits.body_depth_max), (262_144, 32));
     assert_eq!((limits.events_max, limits.in_flight_max), (100, 1024));
+    assert_eq!((limits.head_max_bytes, limits.bodies_max_bytes), (16_384, 64 << 20));
+    assert_eq!((limits.connections_max, limits.connections_per_address_max), (16_384, 8192));
+    assert_eq!(limits.rejections_per_second, 1000);
+    assert_eq!(settings.http.networks.header, ForwardedHeader::XForwardedFor);
     assert_eq!(settings.admin_listen, "127.0.0.1:9464");
     assert_eq!(settings.log.filter.to_string(), "info");
     assert_eq!(settings.log.format, LogFormat::Text);
@@ -157,12 +162,17 @@ fn reference_is_what_is_meant() {
     let servers = ("bootstrap.servers".to_owned(), "127.0.0.1:9092".to_owned());
     assert_eq!(properties.0, BTreeMap::from([servers]));
     assert_eq!((allow_weaker_delivery, event_format), (false, EventFormat::Structured));
-    assert_eq!(topics.names["payment.received"], "clickpesa.payment.received");
-    assert_eq!((topics.names.len(), topics.all), (8, None));
+    assert_eq!(topics.names.name(Kind::PaymentReceived), "clickpesa.payment.received");
+    assert_eq!(topics.names.all, None);
+    assert_eq!(topics.rejected.as_deref(), Some("clickpesa.rejected"));
+    assert_eq!(topics.wanted.len(), 9);
     assert_eq!((topics.create, topics.partitions, topics.replication_factor), (true, 6, -1));
     assert_eq!(topics.retention, BTreeMap::new());
-    let Application { name, source, policy } = &settings.applications["default"];
+    let Application { name, source, policy, networks, topics: own, in_flight_max, .. } =
+        &settings.applications["default"];
     assert_eq!((name.as_str(), source.as_str()), ("default", "/clickpesa/default"));
+    assert!(networks.allow_from.is_empty() && networks.trusted_proxies.is_empty());
+    assert_eq!((own, *in_flight_max), (&topics.names, usize::MAX));
     let Policy::Checksum { keys, placement, headers, legacy } = policy else {
         panic!("{policy:?}");
     };
@@ -248,11 +258,12 @@ fn examples_of_the_reference_work() {
 const DURATION: &str = "allowed is a duration over zero, such as 250ms, 8s or 1h 30m";
 const FLAG: &str = "allowed is true or false";
 const TOPIC: &str = "allowed are 1 to 249 letters, digits, `.`, `_`, `-`";
+const NETWORKS: &str = "allowed is networks such as 10.0.0.0/8, joined by commas";
 const LEVEL: &str =
     "allowed is error, warn, info, debug or trace, or target=level pairs joined by commas";
 
 /// A key, values that it does not take, and the words for what it does.
-const WRONG: [(&str, &[&str], &str); 38] = [
+const WRONG: [(&str, &[&str], &str); 50] = [
     ("shutdown_within", &["0s", "soon", ""], DURATION),
     (
         "http.listen",
@@ -272,6 +283,14 @@ const WRONG: [(&str, &[&str], &str); 38] = [
     ("http.body_depth_max", &["1", "129"], "allowed is a whole number from 2 to 128"),
     ("http.events_max", &["0", "10001"], "allowed is a whole number from 1 to 10000"),
     ("http.in_flight_max", &["0", "1000001"], "allowed is a whole number from 1 to 1000000"),
+    ("http.head_max_bytes", &["255", "131073"], "allowed is a whole number from 256 to 131072"),
+    ("http.connections_max", &["0", "1000001"], "a whole number from 1 to 1000000"),
+    ("http.connections_per_address_max", &["0", "x"], "a whole number from 1 to 1000000"),
+    ("http.bodies_max_bytes", &["1", "x"], "a whole number from 1048576"),
+    ("http.rejections_per_second", &["0", "x"], "a whole number from 1 to 1000000"),
+    ("http.allow_from", &["everywhere", "10.0.0.0/33", "10.0.0.0/8;::/0"], NETWORKS),
+    ("http.trusted_proxies", &["proxy.example.com"], NETWORKS),
+    ("http.forwarded_header", &["X-Real-IP"], "allowed is x-forwarded-for or forwarded"),
     (
         "admin.listen",
         &[":9464", "9464", "unix:/run/admin"],
@@ -309,6 +328,14 @@ const WRONG: [(&str, &[&str], &str); 38] = [
     ("kafka.property_files.debug", &["/nowhere/at/all"], "cannot be read: No such file"),
     ("applications.default.authentication", &["maybe"], "allowed is checksum or none"),
     ("applications.default.source", &["a b"], "allowed is a URI reference without blanks"),
+    (
+        "applications.default.topics_prefix",
+        &["a b", "a/"],
+        "allowed is up to 200 letters, digits, `.`, `_`, `-`",
+    ),
+    ("applications.default.in_flight_max", &["-1", "x"], "a whole number from 0 to 1000000"),
+    ("applications.default.allow_from", &["nobody"], NETWORKS),
+    ("applications.default.trusted_proxies", &["1.2.3"], NETWORKS),
     ("applications.default.placement", &["body"], "allowed is any or root or data or header"),
     ("applications.default.legacy_checksum", &["yes"], FLAG),
     ("applications.default.checksum_key_files.old", &["/nowhere/at/all"], "No such file"),
@@ -469,9 +496,9 @@ fn names_with_dots_can_be_written_in_any_way() {
     ];
     let topics = settings(&format!("{KEYED}[kafka.topics.names]\nall = \"every\""), &variables);
     let topics = topics.kafka.topics;
-    assert_eq!(topics.names["payment.received"], "paid");
-    assert_eq!(topics.names["payment.failed"], "payment.failed");
-    assert_eq!(topics.all.as_deref(), Some("every"));
+    assert_eq!(topics.names.name(Kind::PaymentReceived), "paid");
+    assert_eq!(topics.names.name(Kind::PaymentFailed), "payment.failed");
+    assert_eq!(topics.names.all.as_deref(), Some("every"));
     let retention = BTreeMap::from([("payment.received", Duration::from_hours(720))]);
     assert_eq!(topics.retention, retention);
 }
@@ -721,7 +748,7 @@ fn a_property_that_librdkafka_does_not_take_is_named() {
 fn kafka_can_be_understood_alone() {
     let kafka = written("kafka.topics.prefix = \"p.\"", &[]).expect("it is TOML");
     let kafka = kafka.understand_kafka().expect("nothing is wrong with it");
-    assert_eq!(kafka.topics.names["unrecognized"], "p.unrecognized");
+    assert_eq!(kafka.topics.names.name(Kind::Unrecognized), "p.unrecognized");
     let wrong = written("kafka.topics.create = \"no\"\nhttp.workers = -1", &[]);
     let Err(Mistakes(mistakes)) = wrong.expect("it is TOML").understand_kafka() else {
         panic!("`no` is no flag");

@@ -28,7 +28,7 @@ use clickpesa_relay::{
         Properties,
         embedded::EmbeddedBroker,
         reader::{From, Reader, StoredRecord},
-        topics::Topics,
+        topics::{REJECTED, Topics},
     },
     webhook::{
         checksum::{Key, Placement},
@@ -327,8 +327,8 @@ impl Setup {
     /// A relay with a Kafka that a test can break; its topics are made here.
     pub(crate) fn on(broker: &EmbeddedBroker) -> Self {
         let setup = Self::at(&broker.bootstrap_servers()).set("kafka.topics.create", "false");
-        for kind in Kind::ALL {
-            broker.create_topic(&setup.topic(kind.suffix()), 1).unwrap();
+        for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain([REJECTED]) {
+            broker.create_topic(&setup.topic(suffix), 1).unwrap();
         }
         setup
     }
@@ -503,10 +503,11 @@ impl App {
         read_all(&self.properties, &[self.topic(suffix)])
     }
 
-    /// Every record that is in any topic now.
+    /// Every event that is in any topic now.
     #[track_caller]
     pub(crate) fn all_records(&self) -> Vec<StoredRecord> {
-        let names: Vec<_> = self.topics.distinct().into_keys().map(str::to_owned).collect();
+        let of_events = self.topics.wanted.iter().filter(|(_, suffix)| **suffix != REJECTED);
+        let names: Vec<_> = of_events.map(|(name, _)| name.clone()).collect();
         assert!(names.len() >= Kind::ALL.len());
         read_all(&self.properties, &names)
     }

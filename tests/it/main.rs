@@ -12,6 +12,8 @@ mod drift;
 mod golden;
 mod harness;
 mod interop;
+mod limits;
+mod networks;
 mod observed;
 mod properties;
 mod publish;

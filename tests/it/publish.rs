@@ -5,11 +5,11 @@
 use std::{collections::HashMap, fs, path::Path, sync::LazyLock};
 
 use clickpesa_relay::{
+    application::Application,
     event::{
         kind::Kind,
         normalise::{Circumstances, normalise},
     },
-    http::Application,
     kafka::{embedded::EmbeddedBroker, reader::StoredRecord},
     record::{EventFormat, Record},
     webhook::Unverified,

@@ -14,7 +14,11 @@ use std::{
 };
 
 use actix_web::rt::System;
-use clickpesa_relay::{app::StartError, event::kind::Kind, kafka::topics::TopicsError};
+use clickpesa_relay::{
+    app::StartError,
+    event::kind::Kind,
+    kafka::topics::{ALL, REJECTED, TopicsError},
+};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication},
@@ -64,9 +68,9 @@ fn missing_topics_are_made_as_configured() {
         .set("kafka.topics.retention.payment.received", "720h")
         .set("kafka.topics.retention.all", "1h")
         .spawn();
-    let found = partitions(&app.topic(""), Kind::ALL.len() + 1);
+    let found = partitions(&app.topic(""), Kind::ALL.len() + 2);
     assert!(found.values().all(|&count| count == 4), "{found:?}");
-    for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain(["all"]) {
+    for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain([ALL, REJECTED]) {
         assert!(found.contains_key(&app.topic(suffix)), "{suffix}: {found:?}");
     }
     let hours = |count: u32| (count * 3_600_000).to_string();
@@ -80,7 +84,7 @@ fn topics_that_are_there_stay_as_they_are() {
     let setup = Setup::new().set("kafka.topics.partitions", "4");
     create(&[setup.topic("payment.received")]);
     let app = setup.clone().spawn();
-    let found = partitions(&app.topic(""), Kind::ALL.len());
+    let found = partitions(&app.topic(""), Kind::ALL.len() + 1);
     assert_eq!(found[&app.topic("payment.received")], 2);
     assert_eq!(found[&app.topic("payment.failed")], 4);
     drop(app);
@@ -112,14 +116,15 @@ fn topics_error(mut app: App) -> (TopicsError, String) {
 fn with_creation_off_a_missing_topic_ends_it() {
     let setup = Setup::new().set("kafka.topics.create", "false");
     let missing = setup.topic("payout.reversed");
-    let names = Kind::ALL.map(|kind| setup.topic(kind.suffix()));
-    create(&names.into_iter().filter(|name| *name != missing).collect::<Vec<_>>());
-    partitions(&setup.topic(""), Kind::ALL.len() - 1);
+    let names = Kind::ALL.map(Kind::suffix).into_iter().chain([REJECTED]);
+    let names = names.map(|suffix| setup.topic(suffix));
+    create(&names.filter(|name| *name != missing).collect::<Vec<_>>());
+    partitions(&setup.topic(""), Kind::ALL.len());
     let (error, text) = topics_error(setup.clone().spawn_unready());
     assert!(matches!(&error, TopicsError::Missing { topic } if *topic == missing), "{error:?}");
     assert!(text.contains("clickpesa-relay topics create"), "{text}");
     create(&[missing]);
-    partitions(&setup.topic(""), Kind::ALL.len());
+    partitions(&setup.topic(""), Kind::ALL.len() + 1);
     assert_eq!(setup.spawn().post_signed(&payment("REF-1")).status, 200);
 }
 

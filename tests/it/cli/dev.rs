@@ -295,7 +295,7 @@ fn an_unknown_type_is_a_usage_error() {
     with_all.env("CLICKPESA_RELAY__KAFKA__TOPICS__ALL", "true");
     let ended = run(&mut with_all, b"");
     assert_eq!(ended.code, Some(2));
-    assert!(ended.err.ends_with(&format!("there are {known}, all\n")), "{}", ended.err);
+    assert!(ended.err.ends_with(&format!("there are all, {known}\n")), "{}", ended.err);
 }
 
 /// As `tail | head -1`: the next line has no reader.

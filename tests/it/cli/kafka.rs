@@ -46,7 +46,7 @@ fn findings(prefix: &str, out: &str) -> Vec<(String, u64)> {
 #[test]
 fn topics_are_listed_made_and_verified() {
     let prefix = prefix();
-    let all = |finding: &str, partitions| vec![(finding.to_owned(), partitions); 8];
+    let all = |finding: &str, partitions| vec![(finding.to_owned(), partitions); 9];
     let json = |code, act| {
         let ended = topics(&prefix, code, &[act, "--json"]);
         (findings(&prefix, &ended.out), ended.err)
@@ -54,7 +54,7 @@ fn topics_are_listed_made_and_verified() {
     assert_eq!(json(0, "list"), (all("missing", 0), String::new()));
     let (found, complaint) = json(1, "verify");
     assert_eq!(found, all("missing", 0));
-    assert!(complaint.starts_with("error: 8 of 8 topics missing; create them"), "{complaint}");
+    assert!(complaint.starts_with("error: 9 of 9 topics missing; create them"), "{complaint}");
     let readable = topics(&prefix, 1, &["verify"]).out;
     assert!(readable.contains(&format!("missing  {prefix}payment.received\n")), "{readable}");
 
@@ -62,7 +62,7 @@ fn topics_are_listed_made_and_verified() {
     assert_eq!(json(0, "create"), (all("exists", 2), String::new()));
     assert_eq!(json(0, "verify"), (all("exists", 2), String::new()));
     let readable = topics(&prefix, 0, &["list"]).out;
-    assert_eq!(readable.lines().count(), 8);
+    assert_eq!(readable.lines().count(), 9);
     let line = format!("exists   {prefix}payment.received (2 partitions)\n");
     assert!(readable.contains(&line), "{readable}");
 }
@@ -79,7 +79,7 @@ fn the_flag_names_the_brokers() {
         command.env("CLICKPESA_RELAY__KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1");
         let ended = run(&mut command, b"");
         assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
-        assert_eq!(ended.out.matches(&format!("missing  {prefix}")).count(), 8, "{}", ended.out);
+        assert_eq!(ended.out.matches(&format!("missing  {prefix}")).count(), 9, "{}", ended.out);
     }
 }
 

@@ -1,0 +1,45 @@
+//! How fast rejections are answered: a flood of false webhooks must leave the processor to others.
+
+use std::{sync::Arc, time::Duration};
+
+use leaky_bucket::RateLimiter;
+use tokio::time::timeout;
+
+use crate::metrics::Metrics;
+
+/// How long a rejection is held back at most.
+const HOLD_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often the rate is paid out, if it is high enough.
+const PAY_EVERY: Duration = Duration::from_millis(10);
+
+/// Holds rejections back that are above a rate.
+#[derive(Debug)]
+pub struct Rejections {
+    limiter: RateLimiter,
+    metrics: Arc<Metrics>,
+}
+
+impl Rejections {
+    /// With that many answered in a second, of which a tenth may come at once.
+    pub fn new(per_second: usize, metrics: Arc<Metrics>) -> Self {
+        Self { limiter: limiter(per_second), metrics }
+    }
+
+    /// Waits for the turn of one more, for a second at most: late, it is answered all the same.
+    pub async fn hold_back(&self) {
+        if !self.limiter.try_acquire(1) {
+            self.metrics.rejections_held.inc();
+            timeout(HOLD_WITHIN, self.limiter.acquire_one()).await.unwrap_or_default();
+        }
+    }
+}
+
+/// A token bucket of that rate, which holds a tenth of a second's.
+pub fn limiter(per_second: usize) -> RateLimiter {
+    let burst = per_second.div_ceil(10);
+    let every =
+        PAY_EVERY.max(Duration::from_secs(1) / u32::try_from(per_second).unwrap_or(u32::MAX));
+    let refill = (every.as_secs_f64() * per_second as f64).round() as usize;
+    RateLimiter::builder().initial(burst).max(burst).refill(refill).interval(every).build()
+}
