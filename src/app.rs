@@ -22,7 +22,7 @@ use tokio::{
 pub use self::servers::{HttpListener, Listeners};
 use self::{
     servers::{serve_admin, serve_public},
-    tend::watch_kafka,
+    tend::{get_back, watch_kafka},
 };
 use crate::{
     application::Applications,
@@ -112,6 +112,7 @@ pub async fn run(
     let (stop_drains, stopped) = watch::channel(());
     let mut drains = Vec::new();
     if let Some(spool) = &spool {
+        rt::spawn(get_back(Arc::clone(spool)));
         for topic in topics {
             let (spool, publisher) = (Arc::clone(spool), Arc::clone(&publisher));
             let drain = Drain { topic, spool, publisher, clock, metrics: Arc::clone(&metrics) };
@@ -121,7 +122,7 @@ pub async fn run(
     if settings.kafka.allow_weaker_delivery {
         tracing::warn!("kafka.allow_weaker_delivery is on: a 2xx may be worth less than promised");
     }
-    let admin = Arc::new(TopicAdmin::new(&properties)?);
+    let admin = TopicAdmin::new(&properties)?;
     let delivery = Delivery {
         publisher,
         format: settings.kafka.event_format,
@@ -138,7 +139,7 @@ pub async fn run(
         serve_public(&settings.http, listeners.http, &relay, within).map_err(StartError::Serve)?;
     let private = serve_admin(listeners.admin, &relay).map_err(StartError::Serve)?;
     let ended = tokio::select! {
-        error = watch_kafka(&relay, &admin, &settings.kafka.topics, stuck_after) => Err(error.into()),
+        error = watch_kafka(&relay, admin, settings.kafka.topics, stuck_after) => Err(error.into()),
         () = shutdown => {
             let deadline = Instant::now() + within;
             let requests = finish_requests(&relay, &public, deadline).await;

@@ -179,15 +179,14 @@ impl Delivery {
             .records(self.format)
             .into_iter()
             .partition(|record| !self.publisher.is_too_large(record));
-        let patience = deadline.min(Instant::now() + self.patience);
-        let until = match self.way(&records) {
-            Way::Straight if self.spool.is_none() => Some(deadline),
-            Way::Straight | Way::Trial => Some(patience),
-            Way::Spool => None,
-        };
-        let published = match until {
-            Some(until) => self.try_kafka(&records, until).await,
-            None => Err(Unavailable::KnownDown),
+        let way = self.way(&records);
+        // What is left is for the spool.
+        let left = deadline.saturating_duration_since(Instant::now());
+        let patience = self.patience.min(left / 2);
+        let published = match way {
+            Way::Straight if self.spool.is_none() => self.try_kafka(&records, patience, left).await,
+            Way::Straight | Way::Trial => self.try_kafka(&records, patience, patience).await,
+            Way::Spool => Err(Unavailable::KnownDown),
         };
         let outcome = match published {
             Ok(receipts) => Outcome::Published(events.published(receipts)),
@@ -201,22 +200,22 @@ impl Delivery {
         outcome
     }
 
-    /// Publishes records, and waits for Kafka until then. Past `patience`, their topics are down
+    /// Publishes records, and waits that long for Kafka. Past `patience`, their topics are down
     /// unless they are merely slow.
     async fn try_kafka(
         &self,
         records: &[Record],
-        until: Instant,
+        patience: Duration,
+        wait: Duration,
     ) -> Result<Vec<Receipt>, Unavailable> {
         let started = Instant::now();
         let mut publish = pin!(self.publish(records));
-        let overdue = started + self.patience;
-        let mut published = timeout_at(until.min(overdue).into(), &mut publish).await;
-        if published.is_err() && Instant::now() >= overdue {
+        let mut published = timeout_at((started + patience).into(), &mut publish).await;
+        if published.is_err() {
             for record in records {
-                self.publisher.health().note_overdue(&record.topic, self.patience);
+                self.publisher.health().note_overdue(&record.topic, patience);
             }
-            published = timeout_at(until.into(), publish).await;
+            published = timeout_at((started + wait).into(), publish).await;
         }
         let receipts = published.map_err(|_elapsed| Unavailable::TimedOut)?;
         // What a retry can mend comes first: told 413, a sender would not come again.

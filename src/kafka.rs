@@ -15,7 +15,7 @@ use rdkafka::{ClientConfig, error::KafkaError};
 /// What librdkafka is told unless `kafka.properties` says otherwise.
 ///
 /// `message.timeout.ms` is added by `app`: as long as an answer may take. The back-off decides how soon the return of a broker is noticed.
-pub const PROPERTIES: [(&str, &str); 14] = [
+pub const PROPERTIES: [(&str, &str); 13] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
     ("request.timeout.ms", "6000"),
@@ -29,20 +29,31 @@ pub const PROPERTIES: [(&str, &str); 14] = [
     ("allow.auto.create.topics", "false"),
     ("client.id", "clickpesa-relay"),
     ("client.software.name", "clickpesa-relay"),
-    ("statistics.interval.ms", "1000"),
 ];
 
 /// Properties that delivery rests on: changed only with `kafka.allow_weaker_delivery`.
-pub const GUARDED: [&str; 9] = [
+pub const GUARDED: [&str; 8] = [
     "acks",
-    "request.required.acks",
     "enable.idempotence",
     "message.timeout.ms",
-    "delivery.timeout.ms",
+    "partitioner",
     "request.timeout.ms",
     "socket.timeout.ms",
     "reconnect.backoff.ms",
     "reconnect.backoff.max.ms",
+];
+
+/// Properties that cannot be given, and what there is instead. Of two names for one property,
+/// chance would decide which counts.
+pub const REFUSED: [(&str, &str); 8] = [
+    ("bootstrap.servers", "`kafka.bootstrap_servers` sets it"),
+    ("metadata.broker.list", "`kafka.bootstrap_servers` sets it"),
+    ("request.required.acks", "its name here is `acks`"),
+    ("delivery.timeout.ms", "its name here is `message.timeout.ms`"),
+    ("queue.buffering.max.ms", "its name here is `linger.ms`"),
+    ("delivery.report.only.error", "the relay waits for every report"),
+    ("statistics.interval.ms", "the relay has its own, on which `/live` rests"),
+    ("transactional.id", "the relay's producer is idempotent, and not transactional"),
 ];
 
 /// A connection's settings: librdkafka's properties, `bootstrap.servers` among them.

@@ -22,17 +22,17 @@ impl Default for Moment {
 impl Moment {
     /// It happens now.
     pub fn note(&self) {
-        self.at.store(self.now(), Ordering::Relaxed);
+        self.at.store(self.now(), Ordering::SeqCst);
     }
 
     /// It is as if it had not happened.
     pub fn forget(&self) {
-        self.at.store(0, Ordering::Relaxed);
+        self.at.store(0, Ordering::SeqCst);
     }
 
     /// Whether it happened, and no longer ago than this.
     pub fn is_within(&self, age: Duration) -> bool {
-        let at = self.at.load(Ordering::Relaxed);
+        let at = self.at.load(Ordering::SeqCst);
         at > 0 && u128::from(self.now().saturating_sub(at)) <= age.as_micros()
     }
 

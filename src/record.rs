@@ -19,6 +19,9 @@ pub enum EventFormat {
     Binary,
 }
 
+/// Bytes that a record takes in a batch beside its key, value and headers, at most.
+const OVERHEAD_BYTES_MAX: usize = 36;
+
 /// A record as it is given to a producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -69,8 +72,23 @@ impl Record {
         }
     }
 
+    /// How many bytes it takes in a batch at most, as librdkafka counts them before it takes one.
+    ///
+    /// Source: `rd_kafka_msg_max_wire_size` in librdkafka.
+    pub fn bytes_max(&self) -> usize {
+        let with_length = |text: &str| varint_bytes(text.len()) + text.len();
+        let headers = self.headers.iter().map(|(name, text)| with_length(name) + with_length(text));
+        OVERHEAD_BYTES_MAX + self.key.len() + self.value.len() + headers.sum::<usize>()
+    }
+
     /// The id of the event.
     pub fn id(&self) -> Option<&str> {
         self.headers.iter().find(|(name, _)| name == "ce_id").map(|(_, id)| id.as_str())
     }
+}
+
+/// Bytes of a length as Kafka writes it: zigzag, seven bits a byte.
+fn varint_bytes(length: usize) -> usize {
+    let bits = usize::BITS - (length << 1 | 1).leading_zeros();
+    bits.div_ceil(7) as usize
 }

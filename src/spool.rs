@@ -4,10 +4,12 @@
 //! returned `Ok` for is there after a crash of the process, the kernel or the power. A file that
 //! turns out to be damaged, at the start or later, is set aside and another takes its place.
 
+mod damage;
 mod file;
 mod held;
 mod lock;
 mod log;
+mod row;
 mod salvage;
 mod store;
 mod view;
@@ -28,7 +30,7 @@ use self::file::failed;
 pub use self::{
     file::OpenError,
     salvage::{Salvage, SalvageError},
-    store::Store,
+    store::{Busy, Store},
     view::{View, Waiting},
 };
 use crate::{metrics::Metrics, record::Record};
@@ -66,10 +68,16 @@ pub struct Spool {
     max_bytes: u64,
     metrics: Arc<Metrics>,
     changed: Arc<Notify>,
-    lock: Arc<File>,
     store: RwLock<Arc<Store>>,
     /// Whoever has it may put another store in the place of a damaged one.
-    replacing: Mutex<()>,
+    replacing: Mutex<Replacing>,
+}
+
+#[derive(Debug)]
+struct Replacing {
+    lock: Arc<File>,
+    /// Damaged files from which nothing was got back yet.
+    aside: Vec<PathBuf>,
 }
 
 impl Spool {
@@ -86,15 +94,15 @@ impl Spool {
     ) -> Result<Arc<Self>, OpenError> {
         let lock = Arc::new(lock::take(directory)?);
         let changed = Arc::new(Notify::new());
-        let store = Store::open(directory, max_bytes, metrics, &changed, &lock)?;
+        let mut aside = Vec::new();
+        let store = Store::open(directory, max_bytes, metrics, &changed, &lock, &mut aside)?;
         Ok(Arc::new(Self {
             directory: directory.to_owned(),
             max_bytes,
             metrics: Arc::clone(metrics),
             changed,
-            lock,
             store: RwLock::new(Arc::new(store)),
-            replacing: Mutex::default(),
+            replacing: Mutex::new(Replacing { lock, aside }),
         }))
     }
 
@@ -120,6 +128,12 @@ impl Spool {
         self.changed.notified()
     }
 
+    /// A damaged file that was set aside, each once: what can be read out of it is for
+    /// [`Self::salvage`].
+    pub fn take_aside(&self) -> Option<PathBuf> {
+        self.replacing.lock().expect("replacing does not panic").aside.pop()
+    }
+
     /// Sets a damaged store aside; gives the one in its place.
     ///
     /// # Errors
@@ -134,15 +148,19 @@ impl Spool {
     }
 
     fn replace_blocking(&self, damaged: &Arc<Store>) -> Result<Arc<Store>, OpenError> {
-        let _replacing = self.replacing.lock().expect("replacing does not panic");
+        let mut replacing = self.replacing.lock().expect("replacing does not panic");
         let store = self.store();
         if !Arc::ptr_eq(&store, damaged) {
             return Ok(store);
         }
-        let Self { directory, max_bytes, metrics, changed, lock, .. } = self;
-        let made_way = damaged.close().make_way(metrics);
-        made_way.map_err(|cause| failed(directory, cause))?;
-        let store = Arc::new(Store::open(directory, *max_bytes, metrics, changed, lock)?);
+        let Self { directory, max_bytes, metrics, changed, .. } = self;
+        if !lock::is_of(&replacing.lock, directory) {
+            replacing.lock = Arc::new(lock::take(directory)?);
+        }
+        let made_way = damaged.make_way(metrics).map_err(|cause| failed(directory, cause))?;
+        replacing.aside.extend(made_way);
+        let Replacing { lock, aside } = &mut *replacing;
+        let store = Arc::new(Store::open(directory, *max_bytes, metrics, changed, lock, aside)?);
         *self.store.write().expect("replacing does not panic") = Arc::clone(&store);
         changed.notify_waiters();
         Ok(store)

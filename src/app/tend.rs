@@ -1,6 +1,9 @@
 //! What is seen to while the relay serves: the topics, the producer, whether Kafka is there.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use actix_web::web;
 use tokio::{runtime::Handle, task::spawn_blocking, time::sleep};
@@ -8,11 +11,16 @@ use tokio::{runtime::Handle, task::spawn_blocking, time::sleep};
 use crate::{
     http::Relay,
     kafka::topics::{Finding, TopicAdmin, TopicState, Topics, TopicsError},
+    spool::{Salvage, Spool},
 };
 
 /// How often Kafka is asked whether it is there if nothing else shows it, and how long it has to
 /// answer; how often a cluster that was not reached is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// How long a cluster that starts may say what is not so: that a topic is missing, or that there
+/// are too few brokers for its replicas.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often Kafka is asked while a topic is down, and the producer is looked at.
 const TEND_EVERY: Duration = Duration::from_millis(250);
@@ -23,25 +31,74 @@ const TEND_EVERY: Duration = Duration::from_millis(250);
 /// Ends only with an error that no later try can mend.
 pub(super) async fn watch_kafka(
     relay: &web::Data<Relay>,
-    admin: &Arc<TopicAdmin>,
-    topics: &Topics,
+    admin: TopicAdmin,
+    topics: Topics,
     stuck_after: Duration,
 ) -> TopicsError {
+    if let Err(error) = see_to_topics(admin, topics).await {
+        return error;
+    }
+    relay.delivery.publisher.health().note_answer();
+    relay.state.note_topics();
+    tracing::info!("ready");
     loop {
-        if relay.state.has_topics() {
-            let relay = relay.clone();
-            let tend = move || tend_producer(&relay, stuck_after);
-            spawn_blocking(tend).await.expect("tending the producer does not panic");
-            sleep(TEND_EVERY).await;
-            continue;
+        let relay = relay.clone();
+        let tend = move || tend_producer(&relay, stuck_after);
+        spawn_blocking(tend).await.expect("tending the producer does not panic");
+        sleep(TEND_EVERY).await;
+    }
+}
+
+/// Gets back what can be read out of damaged files that were set aside, now and later.
+pub(super) async fn get_back(spool: Arc<Spool>) {
+    loop {
+        while let Some(file) = spool.take_aside() {
+            let (spool, runtime) = (Arc::clone(&spool), Handle::current());
+            let salvage = move || (runtime.block_on(spool.salvage(&file)), file);
+            let (salvaged, file) = spawn_blocking(salvage).await.expect("reading does not panic");
+            let file = file.display();
+            match salvaged {
+                Ok(Salvage { appended, unreadable, .. }) => tracing::warn!(
+                    appended,
+                    unreadable,
+                    "what can be read out of {file} is in the spool again; the file is kept"
+                ),
+                Err(error) => tracing::error!(
+                    %error,
+                    "nothing more is got back out of {file}; try `clickpesa-relay spool recover`"
+                ),
+            }
         }
-        match prepare_topics(relay, admin, topics).await {
-            Ok(()) => {}
-            Err(error) if error.is_transient() => {
+        sleep(TEND_EVERY).await;
+    }
+}
+
+/// Tries until the topics are there. The client goes with its end: nobody would listen to it.
+async fn see_to_topics(admin: TopicAdmin, topics: Topics) -> Result<(), TopicsError> {
+    let started = Instant::now();
+    let shared = Arc::new((admin, topics));
+    loop {
+        let (shared, runtime) = (Arc::clone(&shared), Handle::current());
+        let prepare = move || runtime.block_on(shared.0.prepare(&shared.1));
+        match spawn_blocking(prepare).await.expect("looking at topics does not panic") {
+            Ok(states) => {
+                states.iter().for_each(tell);
+                return Ok(());
+            }
+            Err(error) if error.is_transient() || started.elapsed() < SETTLES_WITHIN => {
                 tracing::error!("{error}; trying again");
                 sleep(PROBE_EVERY).await;
             }
-            Err(error) => return error,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn tell(TopicState { name, partitions, finding }: &TopicState) {
+    match finding {
+        Finding::Created => tracing::info!(topic = name, partitions, "topic created"),
+        Finding::Exists | Finding::Missing => {
+            tracing::debug!(topic = name, partitions, ?finding, "topic");
         }
     }
 }
@@ -64,26 +121,4 @@ fn tend_producer(relay: &Relay, stuck_after: Duration) {
     }
     // Where one gets no answer, none does.
     topics.into_iter().all(|topic| publisher.probe(topic, PROBE_EVERY));
-}
-
-async fn prepare_topics(
-    relay: &web::Data<Relay>,
-    admin: &Arc<TopicAdmin>,
-    topics: &Topics,
-) -> Result<(), TopicsError> {
-    let (topics, admin, runtime) = (topics.clone(), Arc::clone(admin), Handle::current());
-    let prepare = move || runtime.block_on(admin.prepare(&topics));
-    let states = spawn_blocking(prepare).await.expect("looking at topics does not panic")?;
-    for TopicState { name, partitions, finding } in states {
-        match finding {
-            Finding::Created => tracing::info!(topic = name, partitions, "topic created"),
-            Finding::Exists | Finding::Missing => {
-                tracing::debug!(topic = name, partitions, ?finding, "topic");
-            }
-        }
-    }
-    relay.delivery.publisher.health().note_answer();
-    relay.state.note_topics();
-    tracing::info!("ready");
-    Ok(())
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use actix_web::rt::System;
 use clap::Args;
 use clickpesa_relay::{
     app::{HttpListener, Listeners},
@@ -107,7 +108,7 @@ impl Dev {
                 shown = outcome;
             }
         };
-        serve(settings, listeners, until_shown)?;
+        System::new().block_on(serve(settings, listeners, until_shown))?;
         shown.map(|()| ExitCode::SUCCESS)
     }
 }

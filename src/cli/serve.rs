@@ -28,14 +28,21 @@ pub(super) fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     let settings = settings(config)?;
     start_log(&settings.log)?;
     let listeners = bind(&settings)?;
-    let left = serve(settings, listeners, pending())?;
-    if left.is_nothing() {
-        tracing::info!("stopped");
-        return Ok(ExitCode::SUCCESS);
-    }
-    let Left { requests, records } = left;
-    tracing::error!(requests, records, "stopped at the deadline, with work left");
-    Ok(ExitCode::FAILURE)
+    System::new().block_on(async {
+        let left = serve(settings, listeners, pending()).await?;
+        if left.is_nothing() {
+            tracing::info!("stopped");
+            leave(0);
+        }
+        let Left { requests, records } = left;
+        tracing::error!(requests, records, "stopped at the deadline, with work left");
+        leave(1);
+    })
+}
+
+#[expect(clippy::exit, reason = "the runtime would wait for calls that block, of no use any more")]
+fn leave(code: i32) -> ! {
+    std::process::exit(code)
 }
 
 pub(super) fn start_log(log: &Log) -> Result<(), Failure> {
@@ -43,25 +50,22 @@ pub(super) fn start_log(log: &Log) -> Result<(), Failure> {
         .map_err(|error| Failure::failed("cannot start the log", error))
 }
 
-/// Runs the relay until a signal, or something else, ends it.
-pub(super) fn serve(
+/// Runs the relay until a signal, or something else, ends it; to be run in an actix system.
+pub(super) async fn serve(
     settings: Settings,
     listeners: Listeners,
     something_else: impl Future<Output = ()>,
 ) -> Result<Left, Failure> {
-    System::new()
-        .block_on(async {
-            let signals = Signals::listen()?;
-            let shutdown = async {
-                tokio::select! {
-                    () = signals.first() => {}
-                    () = something_else => {}
-                }
-            };
-            Ok::<_, io::Error>(app::run(settings, listeners, Timestamp::now, shutdown).await)
-        })
-        .map_err(|error| Failure::failed("cannot listen for signals", error))?
-        .map_err(|error| Failure::Failed(error.to_string()))
+    let signals =
+        Signals::listen().map_err(|error| Failure::failed("cannot listen for signals", error))?;
+    let shutdown = async {
+        tokio::select! {
+            () = signals.first() => {}
+            () = something_else => {}
+        }
+    };
+    let ended = app::run(settings, listeners, Timestamp::now, shutdown).await;
+    ended.map_err(|error| Failure::Failed(error.to_string()))
 }
 
 fn bind(settings: &Settings) -> Result<Listeners, Failure> {
@@ -124,13 +128,8 @@ impl Signals {
         self.next().await;
         rt::spawn(async move {
             self.next().await;
-            end_now();
+            tracing::error!("ended by a second signal, without finishing what was under way");
+            leave(1);
         });
     }
-}
-
-#[expect(clippy::exit, reason = "whoever signals twice does not want to wait for a drain")]
-fn end_now() {
-    tracing::error!("ended by a second signal, without finishing what was under way");
-    std::process::exit(1);
 }

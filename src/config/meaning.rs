@@ -19,7 +19,7 @@ use crate::{
     event::kind::Kind,
     http::Limits,
     kafka::{
-        GUARDED, Properties, check_property,
+        GUARDED, Properties, REFUSED, check_property,
         topics::{ALL, REJECTED, TopicNames, Topics},
     },
     record::EventFormat,
@@ -132,8 +132,9 @@ pub(super) fn kafka(mut section: Section<'_>) -> Kafka {
     let mut files = section.section("property_files");
     let mut properties = Properties::default();
     let mut take = |table: &Section<'_>, name: String, value: String, origin: &str| {
-        if ["bootstrap.servers", "metadata.broker.list"].contains(&name.as_str()) {
-            table.mistake(&name, format!("in {origin}: `kafka.bootstrap_servers` sets it"));
+        let refused = REFUSED.iter().find(|(refused, _)| *refused == name);
+        if let Some((_, instead)) = refused {
+            table.mistake(&name, format!("in {origin} cannot be set: {instead}"));
         } else if GUARDED.contains(&name.as_str()) && !allow_weaker_delivery {
             let advice = "remove it, or set `kafka.allow_weaker_delivery` if you know what is lost";
             table.mistake(&name, format!("in {origin} is what delivery rests on: {advice}"));

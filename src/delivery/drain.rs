@@ -1,30 +1,37 @@
-//! From the spool to Kafka: in order, many in flight, deleted after the acknowledgement.
+//! From the spool to Kafka: in order of each key, many in flight, deleted after the acknowledgement.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
 use jiff::Timestamp;
-use tokio::{
-    sync::watch,
-    task::spawn_blocking,
-    time::{sleep, timeout},
-};
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
 
 use crate::{
-    kafka::{publisher::Publisher, report::PublishError},
+    kafka::{
+        publisher::Publisher,
+        report::{PublishError, Receipt},
+    },
     metrics::Metrics,
-    spool::{ReadError, Spool, Spooled, Store},
+    spool::{Busy, ReadError, Spool, Spooled, Store},
 };
 
 /// Entries under way at once: enough to hide the round trip to a broker, few enough that live
 /// records do not wait long behind them (`scripts/measure-spool`).
 const IN_FLIGHT_MAX: usize = 32;
 
-/// How long a topic rests after a refusal. The end of an outage is found by the record that is
-/// under way; this bounds how often one that is refused at once is tried.
+/// How long an entry counts as one of these: one that waits longer does not keep others waiting,
+/// whose partition may well be there.
+const IN_FLIGHT_LASTS: Duration = Duration::from_secs(1);
+
+/// Entries under way in all, those that wait longer among them.
+const UNDER_WAY_MAX: usize = 1024;
+
+/// How long the drain, and the key, rest after a refusal. The end of an outage is found by the
+/// record that is under way; this bounds how often one that is refused at once is tried.
 const REST: Duration = Duration::from_millis(200);
 
 /// How long a key rests whose event is too large for the topic: until somebody raises its limit.
@@ -45,87 +52,160 @@ pub struct Drain {
     pub metrics: Arc<Metrics>,
 }
 
-/// Keys that rest, and since when.
-type Resting = HashMap<String, Instant>;
+/// What became of an entry that was under way.
+struct Reported {
+    store: Arc<Store>,
+    spooled: Spooled,
+    receipt: Result<Receipt, PublishError>,
+}
+
+/// What a drain has begun.
+struct Work {
+    reports: FuturesUnordered<LocalBoxFuture<'static, Reported>>,
+    /// Keys that an entry of is under way, since then. Only one of each: of two, the first could
+    /// fail and the second not.
+    under_way: HashMap<String, Instant>,
+    /// Keys that rest, until then.
+    resting: HashMap<String, Instant>,
+    /// Nothing is begun until then.
+    rests_until: Instant,
+    /// Counts what kept a topic that is down from being up: the next trial is of another key.
+    setbacks: usize,
+}
 
 impl Drain {
     /// Publishes what the spool holds for the topic, until the other end of `stop` is dropped:
     /// then what is under way is finished, so that none is left that Kafka has and the file too.
     pub async fn run(self, mut stop: watch::Receiver<()>) {
-        let mut resting = Resting::new();
+        let mut work = Work {
+            reports: FuturesUnordered::new(),
+            under_way: HashMap::new(),
+            resting: HashMap::new(),
+            rests_until: Instant::now(),
+            setbacks: 0,
+        };
         loop {
-            let (store, batch) = tokio::select! {
-                _ = stop.changed() => return,
-                batch = self.wait_for_batch(&mut resting) => batch,
-            };
-            let receipts =
-                self.publisher.publish(batch.iter().map(|spooled| &spooled.record)).await;
-            let (mut published, mut refusal) = (Vec::with_capacity(batch.len()), None);
-            for (spooled, receipt) in batch.into_iter().zip(receipts) {
-                match receipt {
-                    Ok(_) => published.push(spooled),
-                    Err(PublishError::TooLarge) => self.note_too_large(spooled, &mut resting),
-                    Err(error) => refusal = Some(error),
+            let changed = self.spool.changed();
+            self.begin(&mut work).await;
+            let waits = self.spool.store().count(&self.topic) > 0;
+            tokio::select! {
+                _ = stop.changed() => break,
+                Some(reported) = work.reports.next() => {
+                    let _removed = self.finish(&mut work, reported);
                 }
-            }
-            store.remove(&published).await;
-            if let Some(error) = refusal {
-                tracing::warn!(topic = self.topic, %error, "events wait in the spool");
-                sleep(REST).await;
+                () = changed => {}
+                // Something may have stopped to rest, or to count as in flight.
+                () = sleep(REST), if waits => {}
             }
         }
+        while let Some(reported) = work.reports.next().await {
+            self.finish(&mut work, reported).await;
+        }
+    }
+
+    /// Hands over what may be under way now.
+    async fn begin(&self, work: &mut Work) {
+        let store = self.spool.store();
+        let room = self.room(work);
+        if room == 0 || store.count(&self.topic) == 0 {
+            return;
+        }
+        match self.read(&store, work, room).await {
+            Ok(entries) => {
+                for spooled in entries {
+                    work.under_way.insert(spooled.record.key.clone(), Instant::now());
+                    let report = self.publisher.enqueue(&spooled.record);
+                    let store = Arc::clone(&store);
+                    let reported =
+                        async { Reported { store, spooled, receipt: report.wait().await } };
+                    work.reports.push(reported.boxed_local());
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot read the spool");
+                if !store.is_damaged() || self.spool.replace(store).await.is_err() {
+                    work.rests_until = Instant::now() + REST;
+                }
+            }
+        }
+    }
+
+    /// How many more entries may be under way.
+    fn room(&self, work: &Work) -> usize {
+        if Instant::now() < work.rests_until {
+            return 0;
+        }
+        let in_flight = work.under_way.values().filter(|began| began.elapsed() < IN_FLIGHT_LASTS);
+        let in_flight = in_flight.count();
+        let left = UNDER_WAY_MAX.saturating_sub(work.under_way.len());
+        match self.publisher.health().is_up(&self.topic) {
+            // Many at once: each time the file is read.
+            true if in_flight <= IN_FLIGHT_MAX / 2 => left.min(IN_FLIGHT_MAX - in_flight),
+            // One alone finds out when the topic is up.
+            false if in_flight == 0 => left.min(1),
+            true | false => 0,
+        }
+    }
+
+    /// The oldest entries of the topic, one of each key that is free.
+    async fn read(
+        &self,
+        store: &Arc<Store>,
+        work: &mut Work,
+        room: usize,
+    ) -> Result<Vec<Spooled>, ReadError> {
+        let now = Instant::now();
+        work.resting.retain(|_, until| now < *until);
+        let keys = |of: &HashMap<String, Instant>| of.keys().cloned().collect();
+        let but = Busy { resting: keys(&work.resting), under_way: keys(&work.under_way) };
+        let (reading, topic) = (Arc::clone(store), self.topic.clone());
+        let read = spawn_blocking(move || reading.read(&topic, &but, IN_FLIGHT_MAX));
+        let mut entries = read.await.expect("reading does not panic")?;
+        if room == 1 && !entries.is_empty() {
+            let turn = work.setbacks % entries.len();
+            entries.rotate_left(turn);
+        }
+        entries.truncate(room);
+        // Kafka takes no record of the future, which is what one is if the clock was put back.
+        let now = (self.clock)().as_millisecond();
+        entries.iter_mut().for_each(|Spooled { record, .. }| {
+            record.timestamp_ms = record.timestamp_ms.min(now);
+        });
+        Ok(entries)
+    }
+
+    /// Notes what was reported, of this entry and of all others that have their reports; what
+    /// comes of it tells whether the file is without them.
+    fn finish(&self, work: &mut Work, first: Reported) -> impl Future<Output = bool> + use<> {
+        let from = Arc::clone(&first.store);
+        let mut published = Vec::new();
+        let mut next = Some(first);
+        while let Some(Reported { store, spooled, receipt }) = next {
+            let key = &spooled.record.key;
+            work.under_way.remove(key);
+            match receipt {
+                Ok(_) if Arc::ptr_eq(&store, &from) => published.push(spooled),
+                // Of two stores, one was replaced: nothing comes of it.
+                Ok(_) => drop(store.remove(&[spooled])),
+                Err(PublishError::TooLarge) => self.note_too_large(work, &spooled),
+                Err(error) => {
+                    tracing::warn!(topic = self.topic, %error, "events wait in the spool");
+                    work.setbacks += 1;
+                    work.rests_until = Instant::now() + REST;
+                    work.resting.insert(key.clone(), work.rests_until);
+                }
+            }
+            next = work.reports.next().now_or_never().flatten();
+        }
+        from.remove(&published)
     }
 
     /// The topic's limit was lowered since it was spooled: it waits, and so does its key.
-    fn note_too_large(&self, spooled: Spooled, resting: &mut Resting) {
+    fn note_too_large(&self, work: &mut Work, spooled: &Spooled) {
         let (topic, id) = (&self.topic, spooled.record.id());
         tracing::error!(topic, id, "an event in the spool is too large: raise `max.message.bytes`");
         self.metrics.spool_too_large.inc();
-        resting.insert(spooled.record.key, Instant::now());
-    }
-
-    async fn wait_for_batch(&self, resting: &mut Resting) -> (Arc<Store>, Vec<Spooled>) {
-        loop {
-            let changed = self.spool.changed();
-            let store = self.spool.store();
-            if store.count(&self.topic) == 0 {
-                changed.await;
-                continue;
-            }
-            resting.retain(|_, since| since.elapsed() < REST_OF_TOO_LARGE);
-            match self.next_batch(&store, resting).await {
-                // What is counted is not yet committed, or rests.
-                Ok(batch) if batch.is_empty() => drop(timeout(REST_OF_TOO_LARGE, changed).await),
-                Ok(batch) => return (store, batch),
-                Err(error) => {
-                    tracing::error!(%error, "cannot read the spool");
-                    if !store.is_damaged() || self.spool.replace(store).await.is_err() {
-                        sleep(REST).await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// The first entries of the topic, one of a key: of two under way, the first could fail and
-    /// the second not. While the topic is down, one entry alone finds out when it is not.
-    async fn next_batch(
-        &self,
-        store: &Arc<Store>,
-        resting: &Resting,
-    ) -> Result<Vec<Spooled>, ReadError> {
-        let (reading, topic) = (Arc::clone(store), self.topic.clone());
-        let limit = 2 * IN_FLIGHT_MAX + resting.len();
-        let read = spawn_blocking(move || reading.read(&topic, limit));
-        let mut batch = read.await.expect("reading does not panic")?;
-        let mut keys: HashSet<_> = resting.keys().cloned().collect();
-        batch.retain(|spooled| keys.insert(spooled.record.key.clone()));
-        batch.truncate(if self.publisher.health().is_up(&self.topic) { IN_FLIGHT_MAX } else { 1 });
-        // Kafka takes no record of the future, which is what one is if the clock was put back.
-        let now = (self.clock)().as_millisecond();
-        batch.iter_mut().for_each(|Spooled { record, .. }| {
-            record.timestamp_ms = record.timestamp_ms.min(now);
-        });
-        Ok(batch)
+        let until = Instant::now() + REST_OF_TOO_LARGE;
+        work.resting.insert(spooled.record.key.clone(), until);
     }
 }

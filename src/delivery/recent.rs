@@ -48,6 +48,7 @@ pub enum Seen<'r> {
 pub struct Claim<'r> {
     recent: &'r Recent,
     digest: Digest,
+    is_settled: bool,
     tell: watch::Sender<Option<Arc<[Published]>>>,
 }
 
@@ -70,7 +71,7 @@ impl Recent {
             None => {
                 let (tell, twin) = watch::channel(None);
                 window.webhooks.insert(digest, Webhook::UnderWay(twin));
-                Seen::First(Claim { recent: self, digest, tell })
+                Seen::First(Claim { recent: self, digest, is_settled: false, tell })
             }
         }
     }
@@ -82,7 +83,8 @@ impl Recent {
 
 impl Claim<'_> {
     /// Kafka has it.
-    pub fn acknowledge(self, published: Arc<[Published]>) {
+    pub fn acknowledge(mut self, published: Arc<[Published]>) {
+        self.is_settled = true;
         let mut window = self.recent.lock();
         window.webhooks.insert(self.digest, Webhook::Acknowledged(Arc::clone(&published)));
         window.order.push_back(self.digest);
@@ -97,9 +99,8 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        let mut window = self.recent.lock();
-        if matches!(window.webhooks.get(&self.digest), Some(Webhook::UnderWay(_))) {
-            window.webhooks.remove(&self.digest);
+        if !self.is_settled {
+            self.recent.lock().webhooks.remove(&self.digest);
         }
     }
 }

@@ -38,15 +38,15 @@ pub async fn receive(
     let application = relay.application(request.path());
     let application = application.as_deref();
     let entry = Entry::open(&relay, application);
-    let steps = AssertUnwindSafe(take(&relay, application, &request, &mut body, entry.started))
-        .catch_unwind();
-    let answer = match steps.await {
+    let started = entry.started;
+    let steps = AssertUnwindSafe(take(&relay, application, &request, &mut body, started));
+    let answer = match steps.catch_unwind().await {
         Ok(Ok(answer) | Err(answer)) => answer,
         Err(_panic) => Answer::Bug,
     };
     entry.close(&answer);
     if answer.is_rejection() {
-        relay.rejections.hold_back().await;
+        relay.rejections.hold_back(started + relay.limits.answer_within).await;
     }
     answer.into_response().map_body(|_, answer| Holding { answer, _request: body })
 }

@@ -1,9 +1,12 @@
 //! How fast rejections are answered: a flood of false webhooks must leave the processor to others.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use leaky_bucket::RateLimiter;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 
 use crate::metrics::Metrics;
 
@@ -26,11 +29,13 @@ impl Rejections {
         Self { limiter: limiter(per_second), metrics }
     }
 
-    /// Waits for the turn of one more, for a second at most: late, it is answered all the same.
-    pub async fn hold_back(&self) {
+    /// Waits for the turn of one more, for a second at most, and not past a deadline: late, it is
+    /// answered all the same.
+    pub async fn hold_back(&self, deadline: Instant) {
         if !self.limiter.try_acquire(1) {
             self.metrics.rejections_held.inc();
-            timeout(HOLD_WITHIN, self.limiter.acquire_one()).await.unwrap_or_default();
+            let until = deadline.min(Instant::now() + HOLD_WITHIN);
+            timeout_at(until.into(), self.limiter.acquire_one()).await.unwrap_or_default();
         }
     }
 }

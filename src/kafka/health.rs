@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rdkafka::error::RDKafkaErrorCode;
+
 use super::report::PublishError;
 use crate::moment::Moment;
 
@@ -29,6 +31,9 @@ const TRIAL_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a trial may be without a report before it is taken for lost.
 const TRIAL_LASTS: Duration = Duration::from_secs(30);
+
+/// How long an acknowledgement speaks for a topic against a record that timed out.
+const TIMED_OUT_LASTS: Duration = Duration::from_secs(1);
 
 /// How often a producer is replaced that cannot go on, whatever it is that ends every one.
 const REPLACE_EVERY: Duration = Duration::from_secs(1);
@@ -49,24 +54,30 @@ pub struct Health {
     /// The producer was made.
     made: Moment,
     topics: HashMap<String, TopicHealth>,
-    /// Of topics that are down.
-    trials: Mutex<HashMap<String, Trial>>,
 }
 
 #[derive(Debug, Default)]
 struct TopicHealth {
     /// Open while its records are refused or overdue.
-    breaker: Breaker,
+    breaker: Breaker<Trial>,
     acknowledged: Moment,
     /// A record was refused, or is overdue; forgotten when the cluster is silent.
     refused: Moment,
 }
 
-/// Open while something does not work, with the causes that the log has named.
+/// Open while something does not work.
 #[derive(Debug, Default)]
-struct Breaker {
+struct Breaker<T = ()> {
+    /// Whether there is an outage, for those who only ask.
     is_open: AtomicBool,
-    causes: Mutex<BTreeSet<String>>,
+    outage: Mutex<Option<Outage<T>>>,
+}
+
+#[derive(Debug, Default)]
+struct Outage<T> {
+    /// The causes that the log has named.
+    causes: BTreeSet<String>,
+    trial: T,
 }
 
 /// What is known of trying a topic that is down.
@@ -92,7 +103,6 @@ impl Health {
             reported: Moment::default(),
             made: Moment::default(),
             topics: topics.into_iter().map(|name| (name, TopicHealth::default())).collect(),
-            trials: Mutex::default(),
         }
     }
 
@@ -107,10 +117,9 @@ impl Health {
 
     /// Kafka did not answer a probe, or no broker can be reached.
     pub fn note_silence(&self, cause: impl Display) {
-        self.cluster.open();
         // Of before: a relay that is not ready may get no further record to find out with.
         self.topics.values().for_each(|topic| topic.refused.forget());
-        if let Some(cause) = self.cluster.explain(cause) {
+        if let Some(cause) = self.cluster.open(|| true, |()| {}, cause) {
             tracing::warn!(cause, "Kafka does not answer");
         }
     }
@@ -121,7 +130,6 @@ impl Health {
         if let Some(health) = self.topics.get(topic) {
             health.acknowledged.note();
             if health.breaker.close() {
-                self.trials().remove(topic);
                 tracing::info!(topic, "Kafka takes the records of this topic again");
             }
         }
@@ -129,38 +137,41 @@ impl Health {
 
     /// A record of a topic is, as far as is known, not in Kafka.
     pub fn note_failure(&self, topic: &str, error: PublishError) {
-        if let Some(trial) = self.trials().get_mut(topic) {
-            trial.is_under_way = false;
-        }
-        // Anything else speaks of the record, or of the producer.
-        if let PublishError::Refused(code) = error {
-            self.note_refusal(topic, code);
+        let Some(health) = self.topics.get(topic) else { return };
+        health.breaker.change(|trial| trial.is_under_way = false);
+        match error {
+            // It may be one partition that is gone.
+            PublishError::Refused(code @ RDKafkaErrorCode::MessageTimedOut) => {
+                self.note_refusal(topic, || !health.acknowledged.is_within(TIMED_OUT_LASTS), code);
+            }
+            PublishError::Refused(code) => self.note_refusal(topic, || true, code),
+            // These speak of the record, or of the producer.
+            PublishError::TooLarge | PublishError::QueueFull | PublishError::Replaced => {}
         }
     }
 
     /// A record of a topic was not acknowledged within this time. Only if no other was either,
     /// the topic is down, and not merely slow.
-    pub fn note_overdue(&self, topic: &str, patience: Duration) {
-        if self.topics.get(topic).is_some_and(|health| !health.acknowledged.is_within(patience)) {
-            self.note_refusal(topic, format_args!("no acknowledgement within {patience:?}"));
-        }
+    pub fn note_overdue(&self, topic: &str, waited: Duration) {
+        let Some(health) = self.topics.get(topic) else { return };
+        let cause = format_args!("no acknowledgement within {waited:?}");
+        self.note_refusal(topic, || !health.acknowledged.is_within(waited), cause);
     }
 
-    fn note_refusal(&self, topic: &str, cause: impl Display) {
+    fn note_refusal(&self, topic: &str, is_so: impl FnOnce() -> bool, cause: impl Display) {
         let Some(health) = self.topics.get(topic) else { return };
-        health.refused.note();
-        health.breaker.open();
         let answers = self.answers.load(Ordering::Relaxed);
-        self.trials().entry(topic.to_owned()).or_default().answers = answers;
-        self.explain(topic, cause);
+        let refuse = |trial: &mut Trial| {
+            health.refused.note();
+            trial.answers = answers;
+        };
+        tell_down(topic, health.breaker.open(is_so, refuse, cause));
     }
 
     /// Something was found that may be why a topic is down.
     pub fn explain(&self, topic: &str, cause: impl Display) {
         let health = self.topics.get(topic);
-        if let Some(cause) = health.and_then(|health| health.breaker.explain(cause)) {
-            tracing::warn!(topic, cause, "Kafka does not take the records of this topic");
-        }
+        tell_down(topic, health.and_then(|health| health.breaker.explain(cause)));
     }
 
     /// Whether Kafka answers, and took a record of any topic lately if it was given one.
@@ -191,26 +202,22 @@ impl Health {
     /// other trial is under way, or was just now.
     pub fn admits_trial(&self, topics: &BTreeSet<&str>) -> bool {
         let answers = self.answers.load(Ordering::Relaxed);
-        let mut trials = self.trials();
-        let admits = |topic: &&str| {
-            let Some(trial) = trials.get(*topic) else { return true };
+        let of_topics = || topics.iter().filter_map(|topic| self.topics.get(*topic));
+        let admits = |trial: &mut Trial| {
             let is_within = |age| trial.began.is_some_and(|began| began.elapsed() < age);
             let is_under_way = trial.is_under_way && is_within(TRIAL_LASTS);
             answers > trial.answers && !is_under_way && !is_within(TRIAL_EVERY)
         };
-        let admits = !self.cluster.is_open() && topics.iter().all(admits);
+        // Without an outage of its own there is nothing to find out.
+        let all_admit = of_topics().all(|topic| topic.breaker.change(admits).unwrap_or(true));
+        let admits = !self.cluster.is_open() && all_admit;
         if admits {
-            for topic in topics {
-                if let Some(trial) = trials.get_mut(*topic) {
-                    (trial.began, trial.is_under_way) = (Some(Instant::now()), true);
-                }
-            }
+            let begin = |trial: &mut Trial| {
+                (trial.began, trial.is_under_way) = (Some(Instant::now()), true);
+            };
+            of_topics().for_each(|topic| topic.breaker.change(begin).unwrap_or_default());
         }
         admits
-    }
-
-    fn trials(&self) -> MutexGuard<'_, HashMap<String, Trial>> {
-        self.trials.lock().expect("trying does not panic")
     }
 
     /// Whether Kafka answered no longer ago than this.
@@ -246,34 +253,69 @@ impl Health {
     }
 }
 
-impl Breaker {
+fn tell_down(topic: &str, new_cause: Option<String>) {
+    if let Some(cause) = new_cause {
+        tracing::warn!(topic, cause, "Kafka does not take the records of this topic");
+    }
+}
+
+impl<T: Default> Breaker<T> {
     fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Relaxed)
+        self.is_open.load(Ordering::SeqCst)
     }
 
-    fn open(&self) {
-        self.is_open.store(true, Ordering::Relaxed);
+    /// Opens it if that is so, and changes what is known of the outage; gives the cause if it is
+    /// new in this outage.
+    fn open(
+        &self,
+        is_so: impl FnOnce() -> bool,
+        change: impl FnOnce(&mut T),
+        cause: impl Display,
+    ) -> Option<String> {
+        let mut outage = self.outage();
+        // First, so that who has a reason to close it sees that it is open, or we see the reason.
+        self.is_open.store(true, Ordering::SeqCst);
+        if !is_so() {
+            self.is_open.store(outage.is_some(), Ordering::SeqCst);
+            return None;
+        }
+        let outage = outage.get_or_insert_default();
+        change(&mut outage.trial);
+        outage.note(cause)
     }
 
-    /// Gives the cause if it is new in this outage.
+    /// Gives the cause if there is an outage, and it is new in it.
     fn explain(&self, cause: impl Display) -> Option<String> {
-        let mut causes = self.causes();
-        let cause = self.is_open().then(|| cause.to_string())?;
-        causes.insert(cause.clone()).then_some(cause)
+        self.outage().as_mut()?.note(cause)
+    }
+
+    /// Changes what is known of the outage, if there is one.
+    fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> Option<R> {
+        // Every report comes by here.
+        if !self.is_open() {
+            return None;
+        }
+        self.outage().as_mut().map(|outage| change(&mut outage.trial))
     }
 
     /// Gives whether it was open.
     fn close(&self) -> bool {
-        // Every acknowledgement comes by here.
         if !self.is_open() {
             return false;
         }
-        let mut causes = self.causes();
-        causes.clear();
-        self.is_open.swap(false, Ordering::Relaxed)
+        let mut outage = self.outage();
+        self.is_open.store(false, Ordering::SeqCst);
+        outage.take().is_some()
     }
 
-    fn causes(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.causes.lock().expect("naming does not panic")
+    fn outage(&self) -> MutexGuard<'_, Option<Outage<T>>> {
+        self.outage.lock().expect("nothing that is done with it panics")
+    }
+}
+
+impl<T> Outage<T> {
+    fn note(&mut self, cause: impl Display) -> Option<String> {
+        let cause = cause.to_string();
+        self.causes.insert(cause.clone()).then_some(cause)
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fmt,
     sync::{Arc, RwLock},
+    thread,
     time::Duration,
 };
 
@@ -50,7 +51,10 @@ impl Publisher {
         metrics: Arc<Metrics>,
     ) -> Result<Self, ClientError> {
         let context = Context { health: Arc::new(Health::new(topics)), metrics };
-        let config = client_config(properties);
+        let mut config = client_config(properties);
+        // Also the sign that librdkafka's thread lives. Of the producer alone: what another client
+        // had to say would pile up, as nobody listens.
+        config.set("statistics.interval.ms", "1000");
         let producer = config.create_with_context(context.clone()).map_err(ClientError)?;
         let given = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
         let record_bytes_max = given.unwrap_or(MESSAGE_MAX_BYTES);
@@ -64,8 +68,8 @@ impl Publisher {
         })
     }
 
-    /// Puts a new producer in the place of one that makes no progress; blocks until the old one
-    /// is gone. What that did not report is reported as [`PublishError::Replaced`].
+    /// Puts a new producer in the place of one that makes no progress. What the old one did not
+    /// report is reported as [`PublishError::Replaced`].
     ///
     /// # Errors
     /// When librdkafka does not make a new one.
@@ -78,9 +82,12 @@ impl Publisher {
         );
         self.context.metrics.kafka_producers_replaced.inc();
         self.replaced.send_replace(());
-        old.purge(PurgeConfig::default().queue().inflight());
-        // The reports of what was purged come while it is flushed.
-        old.flush(PURGE_WITHIN).ok();
+        // On a thread of its own: it waits for threads of the old one, which may hang in a look-up
+        // of a name. The reports of what was purged come while it is flushed.
+        thread::spawn(move || {
+            old.purge(PurgeConfig::default().queue().inflight());
+            old.flush(PURGE_WITHIN).ok();
+        });
         Ok(())
     }
 
@@ -119,7 +126,7 @@ impl Publisher {
     }
 
     /// Hands a record to the producer; where it does not take it, the report says so at once.
-    fn enqueue(&self, record: &Record) -> Report {
+    pub fn enqueue(&self, record: &Record) -> Report {
         let Record { topic, timestamp_ms, key, headers, value } = record;
         let (report_to, report) = oneshot::channel();
         let empty = OwnedHeaders::new_with_capacity(headers.len());
@@ -144,7 +151,7 @@ impl Publisher {
 
     /// Whether the producer refuses a record as too large, without asking Kafka.
     pub fn is_too_large(&self, record: &Record) -> bool {
-        record.key.len() + record.value.len() > self.record_bytes_max
+        record.bytes_max() > self.record_bytes_max
     }
 
     /// What is known of Kafka's health.
@@ -172,10 +179,10 @@ impl Publisher {
     /// Waits until every record has its report; blocks for the time-out at most. Gives how many
     /// are left.
     pub fn flush(&self, timeout: Duration) -> usize {
-        if let Err(error) = self.producer().flush(timeout) {
-            tracing::error!(%error, "cannot flush the producer in time");
-        }
-        usize::try_from(self.producer().in_flight_count()).unwrap_or(0)
+        let producer = self.producer();
+        let Err(error) = producer.flush(timeout) else { return 0 };
+        tracing::error!(%error, "cannot flush the producer in time");
+        usize::try_from(producer.in_flight_count()).unwrap_or(0)
     }
 }
 

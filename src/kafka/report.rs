@@ -9,8 +9,15 @@ use tokio::sync::oneshot;
 pub struct Receipt {
     /// The partition of the topic.
     pub partition: i32,
-    /// The offset in the partition.
+    /// The offset in the partition; negative, and left out, where Kafka did not say: it had the
+    /// record already.
+    #[serde(skip_serializing_if = "is_unknown")]
     pub offset: i64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "it is what serde passes")]
+fn is_unknown(offset: &i64) -> bool {
+    *offset < 0
 }
 
 /// Why a record is not in Kafka, as far as is known.

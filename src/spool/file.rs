@@ -1,10 +1,8 @@
-//! The file of the spool: its tables, and what becomes of a damaged one.
+//! The file of the spool, as it is used: opened, read, checked, closed.
 
 use std::{
-    fmt::Display,
-    fs::{self, File},
+    fs::File,
     io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock,
@@ -12,17 +10,20 @@ use std::{
     },
 };
 
-use jiff::Timestamp;
-use rusqlite::{Connection, Row, config::DbConfig, params};
+use rusqlite::{Connection, params};
 
-use super::{Spooled, log};
-use crate::{metrics::Metrics, record::Record};
+use super::{
+    Busy, Spooled,
+    damage::{
+        Damage, Identity, abandon, aside, damaged, identity, is_damage, set_aside, with_ending,
+    },
+    log,
+    row::{COLUMNS, TABLES, spooled},
+};
+use crate::metrics::Metrics;
 
 /// The database in its directory.
 pub(super) const FILE_NAME: &str = "spool.sqlite";
-
-/// What stands in the name of a damaged file, before the time.
-pub(super) const DAMAGED: &str = ".damaged-";
 
 /// Bytes of a page of the database: SQLite's own default, which `spool.max_bytes` is counted in.
 pub(super) const PAGE_BYTES: usize = 4096;
@@ -33,16 +34,9 @@ const CHECKPOINT_PAGES: i64 = 1000;
 /// Pages that have to be free for the spool to have room: those of a large commit.
 const ROOM_PAGES: i64 = 512;
 
-pub(super) const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS event (
-        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-        topic TEXT NOT NULL,
-        timestamp_ms INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        headers TEXT NOT NULL,
-        value BLOB NOT NULL
-    ) STRICT;
-    CREATE INDEX IF NOT EXISTS event_by_topic ON event (topic, sequence);";
+/// The oldest entries of a topic among which those are looked for that can be published: a few
+/// keys that have more must not cost a walk through all of them.
+const LOOKED_AT: i64 = 512;
 
 /// Why the spool cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,27 +70,18 @@ pub enum OpenError {
     },
 }
 
-/// Why a file that was sound when it was opened is no longer used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Damage {
-    /// SQLite calls it damaged.
-    #[error("{0}")]
-    Corrupt(String),
-    /// Its name is another file's, or nobody's.
-    #[error("the file was moved or deleted by somebody else")]
-    Gone,
-}
-
 /// The file, locked for this process.
 #[derive(Debug)]
 pub(super) struct SpoolFile {
     path: PathBuf,
-    /// Device and number: what tells it from another of its name.
-    identity: (u64, u64),
+    identity: Identity,
+    /// Of the write-ahead log, from the first commit on.
+    log_identity: OnceLock<Option<Identity>>,
     max_pages: i64,
     /// Pages that hold something: those of deleted entries are used again.
     used_pages: AtomicI64,
     damage: OnceLock<Damage>,
+    has_made_way: OnceLock<()>,
     /// None once the file is closed.
     reader: Mutex<Option<Connection>>,
     /// Held for as long as the file is used.
@@ -104,16 +89,19 @@ pub(super) struct SpoolFile {
 }
 
 impl SpoolFile {
+    /// Opens the file, or makes it; one that is damaged goes `aside`.
     pub(super) fn open(
         directory: &Path,
         max_bytes: u64,
         metrics: &Metrics,
         lock: &Arc<File>,
+        aside: &mut Vec<PathBuf>,
     ) -> Result<Self, OpenError> {
         let path = directory.join(FILE_NAME);
         let reader = match open_sound(&path) {
             Err(error) if is_damage(&error) => {
-                set_aside(&path, &error, metrics).map_err(|cause| failed(directory, cause))?;
+                let put = set_aside(&path, &error, metrics);
+                aside.extend(put.map_err(|cause| failed(directory, cause))?);
                 open_sound(&path)
             }
             opened => opened,
@@ -125,10 +113,12 @@ impl SpoolFile {
         metrics.spool_bytes_max.set(max_pages.saturating_mul(PAGE_BYTES as i64));
         let file = Self {
             identity: identity(&path).map_err(|cause| failed(directory, cause))?,
+            log_identity: OnceLock::new(),
             path,
             max_pages,
             used_pages: AtomicI64::default(),
             damage: OnceLock::new(),
+            has_made_way: OnceLock::new(),
             reader: Mutex::new(Some(reader)),
             _lock: Arc::clone(lock),
         };
@@ -140,7 +130,6 @@ impl SpoolFile {
     /// A connection to write with.
     pub(super) fn connect(&self) -> rusqlite::Result<Connection> {
         let connection = open(&self.path)?;
-        self.check_identity()?;
         connection.pragma_update(None, "max_page_count", self.max_pages)?;
         connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
         let log_bytes = CHECKPOINT_PAGES * PAGE_BYTES as i64;
@@ -182,8 +171,7 @@ impl SpoolFile {
     /// Goes through all entries.
     pub(super) fn each(&self, mut with: impl FnMut(Spooled)) -> rusqlite::Result<()> {
         self.with_reader(|reader| {
-            let mut statement = reader
-                .prepare("SELECT sequence, topic, timestamp_ms, key, headers, value FROM event")?;
+            let mut statement = reader.prepare(&format!("SELECT {COLUMNS} FROM event"))?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 with(spooled(row)?);
@@ -192,14 +180,41 @@ impl SpoolFile {
         })
     }
 
-    pub(super) fn read(&self, topic: &str, limit: usize) -> rusqlite::Result<Vec<Spooled>> {
+    /// The oldest entry of each key, the oldest first, of a topic: but for those keys, and these
+    /// sequences.
+    pub(super) fn read(
+        &self,
+        topic: &str,
+        but: &Busy,
+        sequences: &[i64],
+        limit: usize,
+    ) -> rusqlite::Result<Vec<Spooled>> {
+        let list = |keys: &[String]| serde_json::to_string(keys).expect("texts always serialise");
+        let sequences = serde_json::to_string(sequences).expect("numbers always serialise");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.with_reader(|reader| {
-            let mut statement = reader.prepare(
-                "SELECT sequence, topic, timestamp_ms, key, headers, value FROM event
-                 WHERE topic = ?1 ORDER BY sequence LIMIT ?2",
-            )?;
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            statement.query_map(params![topic, limit], spooled)?.collect()
+            let mut statement = reader.prepare_cached(&format!(
+                "WITH oldest AS (
+                     SELECT sequence, key FROM event
+                     WHERE topic = ?1 AND key NOT IN (SELECT value FROM json_each(?2))
+                         AND sequence NOT IN (SELECT value FROM json_each(?3))
+                     ORDER BY sequence LIMIT ?4
+                 ), first AS (
+                     SELECT min(sequence) AS sequence FROM oldest
+                     WHERE key NOT IN (SELECT value FROM json_each(?5))
+                     GROUP BY key ORDER BY 1 LIMIT ?6
+                 )
+                 SELECT {COLUMNS} FROM first JOIN event USING (sequence) ORDER BY sequence"
+            ))?;
+            let given = params![
+                topic,
+                list(&but.resting),
+                sequences,
+                LOOKED_AT,
+                list(&but.under_way),
+                limit
+            ];
+            statement.query_map(given, spooled)?.collect()
         })
     }
 
@@ -231,54 +246,59 @@ impl SpoolFile {
         self.damage.get()
     }
 
-    /// Fails if the file no longer has its name: what is written would be lost with the process.
-    pub(super) fn check_identity(&self) -> rusqlite::Result<()> {
-        match identity(&self.path) {
-            Ok(identity) if identity == self.identity => Ok(()),
-            Ok(_) | Err(_) => {
-                self.damage.set(Damage::Gone).ok();
-                Err(damaged(Damage::Gone.to_string()))
-            }
+    /// Fails if the file is damaged, or it or its log no longer has its name: what is written would
+    /// not be read by the next process.
+    pub(super) fn check(&self) -> rusqlite::Result<()> {
+        let log = identity(&with_ending(&self.path, "-wal")).ok();
+        let is_there = identity(&self.path).is_ok_and(|found| found == self.identity)
+            && *self.log_identity.get_or_init(|| log) == log;
+        if !is_there {
+            self.damage.set(Damage::Gone).ok();
         }
+        self.damage().map_or(Ok(()), |damage| Err(damaged(damage.to_string())))
     }
 
-    /// Ends the use of the file, which stays as it is; nobody may be writing.
-    pub(super) fn close(&self) {
+    /// Makes way for another file of this name, which nobody may be writing to; gives where what
+    /// was in it is now.
+    ///
+    /// # Errors
+    /// When it cannot be renamed; it is closed all the same.
+    pub(super) fn make_way(&self, metrics: &Metrics) -> io::Result<Option<PathBuf>> {
         let reader = self.reader.lock().expect("reading does not panic").take();
-        reader.into_iter().for_each(abandon);
-    }
-
-    /// Makes way for another file of this name, and says so.
-    pub(super) fn make_way(&self, metrics: &Metrics) -> io::Result<()> {
-        match self.damage() {
-            Some(Damage::Corrupt(verdict)) => set_aside(&self.path, verdict, metrics),
-            Some(gone @ Damage::Gone) => {
-                metrics.spool_damaged.inc();
-                let path = self.path.display();
-                tracing::error!("`{path}`: {gone}; what waited in it is not published");
-                Ok(())
-            }
-            None => Ok(()),
+        if self.has_made_way.get().is_some() {
+            return Ok(None);
         }
+        let copy = match (self.damage(), &reader) {
+            (Some(Damage::Gone), Some(reader)) => self.copy_aside(reader, metrics),
+            _ => None,
+        };
+        reader.into_iter().for_each(abandon);
+        let put = match self.damage() {
+            Some(Damage::Corrupt(verdict)) => set_aside(&self.path, verdict, metrics)?,
+            Some(Damage::Gone) | None => copy,
+        };
+        self.has_made_way.set(()).ok();
+        Ok(put)
     }
-}
 
-/// Reads an entry out of a row of all columns.
-pub(super) fn spooled(row: &Row<'_>) -> rusqlite::Result<Spooled> {
-    let headers: String = row.get(4)?;
-    Ok(Spooled {
-        sequence: row.get(0)?,
-        record: Record {
-            topic: row.get(1)?,
-            timestamp_ms: row.get(2)?,
-            key: row.get(3)?,
-            headers: serde_json::from_str(&headers).map_err(|error| {
-                let kind = rusqlite::types::Type::Text;
-                rusqlite::Error::FromSqlConversionFailure(4, kind, error.into())
-            })?,
-            value: row.get(5)?,
-        },
-    })
+    /// Copies what is in a file that is still open and has no name.
+    fn copy_aside(&self, reader: &Connection, metrics: &Metrics) -> Option<PathBuf> {
+        metrics.spool_damaged.inc();
+        let (path, copy) = (self.path.display(), aside(&self.path));
+        let copied = reader.execute("VACUUM INTO ?1", [copy.to_string_lossy()]);
+        match copied {
+            Ok(_) => tracing::error!(
+                "`{path}`: {}; what waited in it is set aside as {}",
+                Damage::Gone,
+                copy.display()
+            ),
+            Err(error) => {
+                tracing::error!(%error, "`{path}`: {}; what waited in it is lost", Damage::Gone);
+                return None;
+            }
+        }
+        Some(copy)
+    }
 }
 
 pub(super) fn failed(directory: &Path, cause: io::Error) -> OpenError {
@@ -310,58 +330,12 @@ fn open_sound(path: &Path) -> rusqlite::Result<Connection> {
         return Err(damaged(verdict));
     }
     let connection = open(path)?;
-    let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" { Ok(connection) } else { Err(damaged(verdict)) }
-}
-
-fn damaged(verdict: String) -> rusqlite::Error {
-    let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-    rusqlite::Error::SqliteFailure(damaged, Some(verdict))
-}
-
-/// Whether SQLite calls the file damaged, or no database at all.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
-    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
-}
-
-/// Closes a connection without a change to the file: the last one that is closed would otherwise
-/// copy the log back, and delete the file that has the log's name.
-pub(super) fn abandon(connection: Connection) {
-    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
-        tracing::error!(%error, "the spool's file may change while it is closed");
-    }
-    drop(connection);
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::metadata(path).map(|file| (file.dev(), file.ino()))
-}
-
-/// Renames a damaged file and its log, so that what is in them can be recovered.
-fn set_aside(path: &Path, damage: impl Display, metrics: &Metrics) -> io::Result<()> {
-    let time = Timestamp::now().strftime("%Y%m%dT%H%M%S%.6fZ");
-    for ending in ["", "-wal", "-shm"] {
-        let to = with_ending(path, &format!("{DAMAGED}{time}{ending}"));
-        let from = with_ending(path, ending);
-        match fs::rename(&from, &to) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed?,
-        }
-    }
-    metrics.spool_damaged.inc();
-    tracing::error!(
-        %damage,
-        "the spool was damaged and is set aside as {}{DAMAGED}{time}; \
-         `clickpesa-relay spool recover` gets back what can be read out of it",
-        path.display()
-    );
-    Ok(())
-}
-
-/// The path of a file whose name begins with that of another.
-pub(super) fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
+    let checked = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    let damage = match checked {
+        Ok(verdict) if verdict == "ok" => return Ok(connection),
+        Ok(verdict) => damaged(verdict),
+        Err(error) => error,
+    };
+    abandon(connection);
+    Err(damage)
 }

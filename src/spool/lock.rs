@@ -3,12 +3,16 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
+    os::unix::fs::MetadataExt,
     path::Path,
     thread,
     time::Duration,
 };
 
-use super::file::{OpenError, failed};
+use super::{
+    damage::identity,
+    file::{OpenError, failed},
+};
 
 /// The file in the directory.
 const FILE_NAME: &str = "lock";
@@ -44,8 +48,17 @@ pub(super) fn take(directory: &Path) -> Result<File, OpenError> {
         lock.rewind()?;
         writeln!(lock, "{}", std::process::id())
     };
-    write().map_err(|cause| failed(directory, cause))?;
+    if let Err(error) = write() {
+        // On a full disk, say: the lock holds without the name.
+        tracing::warn!(%error, "the lock of the spool does not say who has it");
+    }
     Ok(lock)
+}
+
+/// Whether the lock is still that of the directory: somebody may have deleted both.
+pub(super) fn is_of(lock: &File, directory: &Path) -> bool {
+    let found = identity(&directory.join(FILE_NAME));
+    lock.metadata().is_ok_and(|lock| found.is_ok_and(|found| found == (lock.dev(), lock.ino())))
 }
 
 /// Gives the process that has the lock, if one has.

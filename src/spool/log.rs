@@ -6,7 +6,7 @@
 
 use std::{fs, path::Path};
 
-use super::file::{PAGE_BYTES, with_ending};
+use super::{damage::with_ending, file::PAGE_BYTES};
 
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;

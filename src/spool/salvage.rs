@@ -16,8 +16,10 @@ use rusqlite::{Connection, Error::QueryReturnedNoRows, params};
 
 use super::{
     ReadError, Spool, SpoolError, Spooled,
-    file::{PAGE_BYTES, TABLES, spooled, with_ending},
+    damage::with_ending,
+    file::PAGE_BYTES,
     log,
+    row::{COLUMNS, TABLES, spooled},
 };
 use crate::record::Record;
 
@@ -131,10 +133,9 @@ impl Remains {
 
     /// Reads entries until damage; gives whether there was none.
     fn read_on(&mut self, batch: &mut Vec<Record>) -> Result<bool, ReadError> {
-        let mut statement = self.connection.prepare(
-            "SELECT sequence, topic, timestamp_ms, key, headers, value FROM event
-             WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
-        )?;
+        let mut statement = self.connection.prepare(&format!(
+            "SELECT {COLUMNS} FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2"
+        ))?;
         let mut rows = statement.query(params![self.at, BATCH as i64])?;
         for _ in 0..BATCH {
             let Ok(row) = rows.next() else { return Ok(false) };
@@ -143,9 +144,9 @@ impl Remains {
                 break;
             };
             self.at = row.get(0)?;
-            match sound(spooled(row)) {
-                Some(record) => batch.push(record),
-                None => self.unreadable += 1,
+            match spooled(row) {
+                Ok(spooled) => batch.push(spooled.record),
+                Err(_damage) => self.unreadable += 1,
             }
         }
         Ok(true)
@@ -153,10 +154,8 @@ impl Remains {
 
     /// Reads the next entry that is not damaged.
     fn read_next(&mut self, batch: &mut Vec<Record>) -> Result<(), ReadError> {
-        let mut statement = self.connection.prepare(
-            "SELECT sequence, topic, timestamp_ms, key, headers, value FROM event
-             WHERE sequence = ?1",
-        )?;
+        let mut statement =
+            self.connection.prepare(&format!("SELECT {COLUMNS} FROM event WHERE sequence = ?1"))?;
         if self.at >= self.last {
             self.unreadable += 1;
         }
@@ -164,25 +163,16 @@ impl Remains {
             self.at += 1;
             match statement.query_row([self.at], spooled) {
                 Err(QueryReturnedNoRows) => {}
-                read => match sound(read) {
-                    Some(record) => {
-                        batch.push(record);
-                        return Ok(());
-                    }
-                    None => self.unreadable += 1,
-                },
+                Ok(spooled) => {
+                    batch.push(spooled.record);
+                    return Ok(());
+                }
+                Err(_damage) => self.unreadable += 1,
             }
         }
         self.is_at_end = true;
         Ok(())
     }
-}
-
-/// The record, if it is one: what is in a damaged page need not be what was written.
-fn sound(read: Result<Spooled, ReadError>) -> Option<Record> {
-    let record = read.ok()?.record;
-    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&record.value).is_ok();
-    (is_json && record.id().is_some()).then_some(record)
 }
 
 /// Makes a copy that can be opened, if need be with the first page of a fresh spool.
@@ -203,18 +193,22 @@ fn copy(damaged: &Path, to: &Path) -> Result<Connection, SalvageError> {
 fn open_copy(path: &Path) -> Result<Connection, ReadError> {
     let connection = Connection::open(path)?;
     connection.pragma_update(None, "cell_size_check", true)?;
-    drop(
-        connection
-            .prepare("SELECT sequence, topic, timestamp_ms, key, headers, value FROM event")?,
-    );
+    drop(connection.prepare(&format!("SELECT {COLUMNS} FROM event"))?);
     Ok(connection)
 }
 
 /// Copies the database, and what its log holds into it.
 fn copy_with_log(damaged: &Path, to: &Path) -> io::Result<File> {
-    fs::copy(damaged, to)?;
+    let log = fs::read(with_ending(damaged, "-wal"));
+    match fs::copy(damaged, to) {
+        // Somebody has deleted it, and left its log.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && log.is_ok() => {
+            fs::write(to, [])?;
+        }
+        copied => drop(copied?),
+    }
     let file = OpenOptions::new().read(true).write(true).open(to)?;
-    let log = match fs::read(with_ending(damaged, "-wal")) {
+    let log = match log {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         read => read?,
     };

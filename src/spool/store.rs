@@ -3,7 +3,8 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    path::Path,
+    io,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -28,6 +29,15 @@ pub struct Store {
     writer: Writer,
 }
 
+/// Keys whose entries are not to be read.
+#[derive(Debug, Clone, Default)]
+pub struct Busy {
+    /// Keys that rest, with any number of entries.
+    pub resting: Vec<String>,
+    /// Keys that an entry of is under way.
+    pub under_way: Vec<String>,
+}
+
 /// Sequences of entries that Kafka has and the file too.
 #[derive(Debug, Default)]
 pub(super) struct Unremoved(Mutex<BTreeSet<i64>>);
@@ -39,11 +49,20 @@ impl Store {
         metrics: &Arc<Metrics>,
         changed: &Arc<Notify>,
         lock: &Arc<File>,
+        aside: &mut Vec<PathBuf>,
     ) -> Result<Self, OpenError> {
-        let file = Arc::new(SpoolFile::open(directory, max_bytes, metrics, lock)?);
-        let held = Arc::new(Held::new(Arc::clone(metrics)));
+        let mut open = || SpoolFile::open(directory, max_bytes, metrics, lock, aside);
+        let (mut file, mut held) = (open()?, Held::new(Arc::clone(metrics)));
         let unusable = |cause| file::unusable(directory, cause);
-        file.each_key(|topic, key| held.add(topic, key)).map_err(unusable)?;
+        let read = file.each_key(|topic, key| held.add(topic, key));
+        if file.damage().is_some() {
+            let put = file.make_way(metrics).map_err(|cause| file::failed(directory, cause))?;
+            (file, held) = (open()?, Held::new(Arc::clone(metrics)));
+            aside.extend(put);
+        } else {
+            read.map_err(unusable)?;
+        }
+        let (file, held) = (Arc::new(file), Arc::new(held));
         let unremoved = Arc::default();
         let writer = Writer::start(&file, &held, &unremoved, changed, metrics).map_err(unusable)?;
         Ok(Self { held, file, unremoved, writer })
@@ -75,33 +94,34 @@ impl Store {
         self.held.topics()
     }
 
-    /// The first entries of a topic that are not removed, in order; blocks while it reads.
+    /// The oldest entry of each key, the oldest first, of a topic: but for those keys. Blocks while
+    /// it reads.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn read(&self, topic: &str, limit: usize) -> Result<Vec<Spooled>, ReadError> {
-        let unremoved = self.unremoved.lock().clone();
-        let mut entries = self.file.read(topic, limit.saturating_add(unremoved.len()))?;
-        entries.retain(|spooled| !unremoved.contains(&spooled.sequence));
-        entries.truncate(limit);
-        Ok(entries)
+    pub fn read(&self, topic: &str, but: &Busy, limit: usize) -> Result<Vec<Spooled>, ReadError> {
+        let unremoved: Vec<_> = self.unremoved.lock().iter().copied().collect();
+        self.file.read(topic, but, &unremoved, limit)
     }
 
     /// Goes through all entries; blocks while it reads.
-    pub(super) fn each(&self, with: impl FnMut(Spooled)) -> Result<(), ReadError> {
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn each(&self, with: impl FnMut(Spooled)) -> Result<(), ReadError> {
         self.file.each(with)
     }
 
-    /// Removes entries that Kafka has acknowledged, and gives whether the file is without them
-    /// too. If not, that is for a later commit: they are not read again.
-    pub async fn remove(&self, entries: &[Spooled]) -> bool {
-        self.unremoved.lock().extend(entries.iter().map(|spooled| spooled.sequence));
+    /// Removes entries that Kafka has acknowledged: they are not read again. What comes of it tells
+    /// whether the file is without them too; if not, that is for a later commit.
+    pub fn remove(&self, entries: &[Spooled]) -> impl Future<Output = bool> + use<> {
+        self.unremoved.lock().extend(entries.iter().map(|each| each.sequence));
         for Spooled { record, .. } in entries {
             self.held.remove(&record.topic, &record.key);
         }
         let (done, is_done) = oneshot::channel();
         self.writer.send(Act::Remove { done });
-        is_done.await.unwrap_or(false)
+        async { is_done.await.unwrap_or(false) }
     }
 
     /// Whether an event can be added: the last commit went well, and the limit is not reached.
@@ -114,11 +134,11 @@ impl Store {
         self.file.damage().is_some()
     }
 
-    /// Ends the use of the file, so that another can take its name.
-    pub(super) fn close(&self) -> &SpoolFile {
+    /// Ends the use of the file, and makes way for another of its name; gives where what was in it
+    /// is now.
+    pub(super) fn make_way(&self, metrics: &Metrics) -> io::Result<Option<PathBuf>> {
         self.writer.end();
-        self.file.close();
-        &self.file
+        self.file.make_way(metrics)
     }
 }
 

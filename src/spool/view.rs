@@ -9,8 +9,10 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{
     OpenError, ReadError, Spooled,
-    file::{DAMAGED, FILE_NAME, spooled, unusable, with_ending},
+    damage::{DAMAGED, with_ending},
+    file::{FILE_NAME, unusable},
     lock::holder,
+    row::{COLUMNS, spooled},
 };
 
 /// A spool that is only read.
@@ -73,10 +75,9 @@ impl View {
     /// # Errors
     /// When the file cannot be read.
     pub fn after(&self, sequence: i64, limit: usize) -> Result<Vec<Spooled>, ReadError> {
-        let mut statement = self.connection.prepare(
-            "SELECT sequence, topic, timestamp_ms, key, headers, value FROM event
-             WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
-        )?;
+        let mut statement = self.connection.prepare(&format!(
+            "SELECT {COLUMNS} FROM event WHERE sequence > ?1 ORDER BY sequence LIMIT ?2"
+        ))?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         statement.query_map(params![sequence, limit], spooled)?.collect()
     }

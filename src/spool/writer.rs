@@ -10,14 +10,11 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    SpoolError,
-    file::{SpoolFile, abandon},
-    held::Held,
-    store::Unremoved,
+    SpoolError, damage::abandon, file::SpoolFile, held::Held, row::insert, store::Unremoved,
 };
 use crate::{metrics::Metrics, record::Record};
 
@@ -193,27 +190,21 @@ impl WriterThread {
             closed => closed.insert(self.file.connect()?),
         };
         let transaction = connection.transaction()?;
-        let mut insert = transaction.prepare(
-            "INSERT INTO event (topic, timestamp_ms, key, headers, value)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-        )?;
         for record in appends.iter().flat_map(|(records, _)| &**records) {
-            let Record { topic, timestamp_ms, key, headers, value } = record;
-            let headers = serde_json::to_string(headers).expect("texts always serialise");
-            insert.execute(params![topic, timestamp_ms, key, headers, value])?;
+            insert(&transaction, record)?;
         }
         let unremoved = self.unremoved.lock().clone();
         let mut delete = transaction.prepare("DELETE FROM event WHERE sequence = ?1")?;
         for sequence in &unremoved {
             delete.execute([sequence])?;
         }
-        drop((insert, delete));
+        drop(delete);
         if appends.is_empty() && unremoved.is_empty() {
             // Only something that is written shows that something can be.
             transaction.pragma_update(None, "user_version", 0)?;
         }
         transaction.commit()?;
-        self.file.check_identity()?;
+        self.file.check()?;
         self.unremoved.lock().retain(|sequence| !unremoved.contains(sequence));
         timer.observe_duration();
         // What is written is written, whether its size can be read or not.

@@ -14,7 +14,7 @@ use clickpesa_relay::{
     application::{Application, networks::ForwardedHeader},
     config::{Kafka, Listen, LogFormat, Mistake, Mistakes, REFERENCE, Settings, Written},
     event::kind::Kind,
-    kafka::GUARDED,
+    kafka::{GUARDED, REFUSED},
     record::EventFormat,
     webhook::checksum::{Key, Method, Placement, Policy},
 };
@@ -696,7 +696,8 @@ fn what_delivery_rests_on_is_guarded() {
     for name in GUARDED {
         let value = match name {
             "enable.idempotence" => "false",
-            "acks" | "request.required.acks" => "1",
+            "acks" => "1",
+            "partitioner" => "random",
             _ => "7000",
         };
         let key = format!("kafka.properties.{name}");
@@ -717,11 +718,11 @@ fn what_delivery_rests_on_is_guarded() {
 }
 
 #[test]
-fn brokers_are_named_once() {
-    for name in ["bootstrap.servers", "metadata.broker.list"] {
+fn what_would_count_by_chance_is_refused() {
+    for (name, instead) in REFUSED {
         let file = format!("{KEYED}[kafka.properties]\n\"{name}\" = \"a:1\"\n");
         let problem = mistake(&format!("kafka.properties.{name}"), &file, &[]);
-        assert_says(&problem, &["`kafka.bootstrap_servers` sets it"]);
+        assert_says(&problem, &["cannot be set: ", instead]);
     }
     let servers = "a:9092, [::1]:9093";
     let properties = settings(KEYED, &[("KAFKA__BOOTSTRAP_SERVERS", servers)]).kafka.properties;

@@ -2,7 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
 
-use std::{collections::HashMap, fs, path::Path, sync::LazyLock};
+use std::{
+    collections::HashMap,
+    fs,
+    path::Path,
+    sync::{Arc, LazyLock},
+};
+
+use actix_web::rt::System;
 
 use clickpesa_relay::{
     application::Application,
@@ -10,7 +17,10 @@ use clickpesa_relay::{
         kind::Kind,
         normalise::{Circumstances, normalise},
     },
-    kafka::{embedded::EmbeddedBroker, reader::StoredRecord},
+    kafka::{
+        Properties, embedded::EmbeddedBroker, publisher::Publisher, reader::StoredRecord,
+        report::PublishError,
+    },
     record::{EventFormat, Record},
     webhook::Unverified,
 };
@@ -336,4 +346,40 @@ fn what_is_sent_at_once_is_all_there() {
     assert_eq!(records.len(), senders * each);
     let stored: std::collections::HashSet<_> = records.iter().map(|r| header(r, "ce_id")).collect();
     assert_eq!(stored, ids.iter().map(String::as_str).collect());
+}
+
+/// Asked before Kafka is, so that what it will never take is not put into the spool for it.
+#[test]
+fn what_librdkafka_calls_too_large_is_too_large() {
+    let broker = EmbeddedBroker::start().unwrap();
+    broker.create_topic("sizes", 1).unwrap();
+    let properties = [
+        ("bootstrap.servers".to_owned(), broker.bootstrap_servers()),
+        ("message.max.bytes".to_owned(), "2000".to_owned()),
+        // Else the one that is judged waits for others.
+        ("message.timeout.ms".to_owned(), "10000".to_owned()),
+    ];
+    let topics = ["sizes".to_owned()];
+    let publisher = Publisher::new(&Properties(properties.into()), topics, Arc::default()).unwrap();
+    let mut judged = [0, 0];
+    for (length, of_header) in
+        (1500..2000).zip([0, 1, 60, 63, 64, 65, 127, 128, 129].iter().cycle())
+    {
+        let record = Record {
+            topic: "sizes".to_owned(),
+            timestamp_ms: 0,
+            key: "key".to_owned(),
+            headers: vec![("name".into(), "h".repeat(*of_header)), ("ce_id".into(), String::new())],
+            value: vec![b'v'; length],
+        };
+        let is_too_large = publisher.is_too_large(&record);
+        let receipts = System::new().block_on(publisher.publish([&record]));
+        assert_eq!(
+            receipts[0] == Err(PublishError::TooLarge),
+            is_too_large,
+            "{length}, {of_header}"
+        );
+        judged[usize::from(is_too_large)] += 1;
+    }
+    assert!(judged.iter().all(|count| *count > 20), "{judged:?}");
 }

@@ -13,14 +13,14 @@ use std::{
 
 use clickpesa_relay::{
     metrics::Metrics,
-    spool::{OpenError, Salvage, Spool, SpoolError, Spooled, View},
+    spool::{Busy, OpenError, Salvage, Spool, SpoolError, Spooled, View},
 };
 use futures_util::future::join_all;
 use serde_json::Value;
 
 use self::support::{
     DIRECTORY, Directory, Driven, MAX_BYTES, TOPIC, append, block_on, close, do_as_told,
-    eventually, log_of, numbers, open, record,
+    eventually, log_of, numbers, oldest, open, record,
 };
 
 /// Does nothing, but in a process that another test has started.
@@ -79,12 +79,43 @@ fn topics_are_apart_and_each_in_order() {
         }
     });
     for topic in [TOPIC, "payouts"] {
-        let read = spool.store().read(topic, 20).unwrap();
+        let read = oldest(&spool, topic, 20);
         let ids: Vec<_> = read.iter().map(|spooled| spooled.record.id().unwrap()).collect();
         assert_eq!(ids, (0..20).map(|number| format!("event-{number}")).collect::<Vec<_>>());
         assert!(read.iter().all(|spooled| spooled.record.topic == topic));
         assert_eq!(spool.store().count(topic), 30);
     }
+}
+
+#[test]
+fn the_oldest_of_each_free_key_is_read() {
+    let directory = Directory::in_memory();
+    let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
+    let read = |resting: &[&str], under_way: &[&str], limit| {
+        let [resting, under_way] =
+            [resting, under_way].map(|keys| keys.iter().map(|key| (*key).to_owned()).collect());
+        let entries = spool.store().read(TOPIC, &Busy { resting, under_way }, limit).unwrap();
+        entries.iter().map(|spooled| support::number(&spooled.record)).collect::<Vec<_>>()
+    };
+    // Ten keys, in turns.
+    block_on(append(&spool, 0..100));
+    assert_eq!(read(&[], &[], 100), (0..10).collect::<Vec<_>>());
+    assert_eq!(read(&[], &[], 3), [0, 1, 2]);
+    assert_eq!(read(&["key-0"], &["key-2", "key-3"], 3), [1, 4, 5]);
+    // What is removed is not read again, and the next of its key is.
+    drop(spool.store().remove(&oldest(&spool, TOPIC, 2)));
+    assert_eq!(read(&[], &[], 3), [2, 3, 4]);
+    assert_eq!(read(&[], &[], 100)[8..], [10, 11]);
+    // A key that rests keeps nobody waiting, however many entries it has before them.
+    block_on(append(&spool, (10..2000).map(|number| number * 10)));
+    block_on(append(&spool, [100_001]));
+    let all_but_one: Vec<_> = (2..10).map(|number| format!("key-{number}")).collect();
+    let all_but_one: Vec<_> = all_but_one.iter().map(String::as_str).collect();
+    assert_eq!(read(&["key-0"], &all_but_one, 10), [11]);
+    let of_key_1: Vec<_> =
+        oldest(&spool, TOPIC, 100).into_iter().filter(|each| each.record.key == "key-1").collect();
+    drop(spool.store().remove(&of_key_1));
+    assert_eq!(read(&["key-0"], &all_but_one, 10), [100_001]);
 }
 
 #[test]
@@ -95,13 +126,13 @@ fn a_key_is_held_until_its_last_entry_is_removed() {
         append(&spool, [1, 11, 2]).await;
         assert!(spool.store().holds(TOPIC, "key-1"));
         assert!(!spool.store().holds("payouts", "key-1"), "of another topic");
-        let first = spool.store().read(TOPIC, 1).unwrap();
+        let first = oldest(&spool, TOPIC, 1);
         assert!(spool.store().remove(&first).await);
         assert!(spool.store().holds(TOPIC, "key-1"), "a second entry has it");
-        assert!(spool.store().remove(&spool.store().read(TOPIC, 1).unwrap()).await);
+        assert!(spool.store().remove(&oldest(&spool, TOPIC, 1)).await);
         assert!(!spool.store().holds(TOPIC, "key-1"));
         assert_eq!((spool.store().count(TOPIC), metrics.spool_events.get()), (1, 1));
-        assert!(spool.store().remove(&spool.store().read(TOPIC, 1).unwrap()).await);
+        assert!(spool.store().remove(&oldest(&spool, TOPIC, 1)).await);
     });
     assert_eq!((spool.store().count(TOPIC), metrics.spool_events.get()), (0, 0));
     assert_eq!(numbers(&spool), Vec::<u64>::new());
@@ -112,12 +143,12 @@ fn a_later_entry_has_a_later_place_though_all_are_removed() {
     let directory = Directory::new();
     let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
     block_on(append(&spool, [1]));
-    let first = spool.store().read(TOPIC, 1).unwrap();
+    let first = oldest(&spool, TOPIC, 1);
     assert!(block_on(spool.store().remove(&first)));
     close(spool, &directory.spool());
     let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
     block_on(append(&spool, [2]));
-    assert!(spool.store().read(TOPIC, 1).unwrap()[0].sequence > first[0].sequence);
+    assert!(oldest(&spool, TOPIC, 1)[0].sequence > first[0].sequence);
 }
 
 #[test]
@@ -172,14 +203,14 @@ fn the_limit_is_kept_told_and_left_by_removing() {
         assert_eq!(numbers(&spool), (0..appended).collect::<Vec<_>>());
 
         // What is refused and what goes may come in one commit: the one does not hinder the other.
-        let first = spool.store().read(TOPIC, 300).unwrap();
+        let first = oldest(&spool, TOPIC, 300);
         let one_too_large = vec![record(5); 3000];
         let store = spool.store();
         let (refused, removed) =
-            tokio::join!(spool.append(one_too_large.into()), store.remove(&first));
+            tokio::join!(spool.append(one_too_large.into()), async { store.remove(&first).await });
         assert_eq!((refused, removed), (Err(SpoolError::Full), true));
         while !spool.store().has_room() {
-            assert!(spool.store().remove(&spool.store().read(TOPIC, 300).unwrap()).await);
+            assert!(spool.store().remove(&oldest(&spool, TOPIC, 300)).await);
         }
         append(&spool, [appended]).await;
     });
@@ -360,7 +391,7 @@ fn a_file_damaged_in_use_makes_way_for_another() {
     let old = spool.store();
     block_on(async {
         // Whoever finds it first: the reader here, or the writer.
-        assert!(old.read(TOPIC, 10).is_err());
+        assert!(old.read(TOPIC, &Busy::default(), 10).is_err());
         assert!(old.is_damaged());
         let new = spool.replace(Arc::clone(&old)).await.unwrap();
         assert!(Arc::ptr_eq(&new, &spool.replace(Arc::clone(&old)).await.unwrap()), "once");
@@ -382,6 +413,20 @@ fn a_file_damaged_in_use_makes_way_for_another() {
     assert_eq!(numbers(&open(&directory.spool(), MAX_BYTES).0), (300..310).collect::<Vec<_>>());
 }
 
+/// What was damaged in use is set aside, and got back behind what came since.
+#[track_caller]
+fn assert_got_back(spool: &Arc<Spool>, expected: &[u64]) {
+    let mut salvaged = Salvage::default();
+    while let Some(file) = spool.take_aside() {
+        let more = block_on(spool.salvage(&file)).unwrap();
+        salvaged.appended += more.appended;
+        salvaged.unreadable += more.unreadable;
+    }
+    assert_eq!((salvaged.appended, salvaged.unreadable), (expected.len() as u64, 0));
+    let waiting = numbers(spool);
+    assert_eq!(waiting[waiting.len() - expected.len()..], *expected);
+}
+
 #[test]
 fn what_is_appended_to_a_deleted_file_is_in_another() {
     let delete_database = |spool: &Path| fs::remove_file(spool.join("spool.sqlite")).unwrap();
@@ -390,23 +435,60 @@ fn what_is_appended_to_a_deleted_file_is_in_another() {
         fs::write(&foreign, "").unwrap();
         fs::rename(foreign, spool.join("spool.sqlite")).unwrap();
     };
-    for act in [delete_database, replace] {
+    let delete_all = |spool: &Path| fs::remove_dir_all(spool).unwrap();
+    let delete_log = |spool: &Path| fs::remove_file(spool.join("spool.sqlite-wal")).unwrap();
+    for act in [delete_database, replace, delete_all, delete_log] {
         let (directory, spool, metrics) = damaged_in_use(act);
         block_on(append(&spool, 300..310));
-        assert!(metrics.spool_damaged.get() > 0, "told of, as what waited is not published");
-        assert_eq!((spool.store().count(TOPIC), metrics.spool_events.get()), (10, 10));
-        drop(spool);
-        let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
+        assert!(metrics.spool_damaged.get() > 0, "told of");
         assert_eq!(numbers(&spool), (300..310).collect::<Vec<_>>());
+        assert_got_back(&spool, &(0..300).collect::<Vec<_>>());
+        let refused = Spool::open(&directory.spool(), MAX_BYTES, &Arc::default());
+        assert!(matches!(refused, Err(OpenError::InUse { .. })), "the new directory is locked too");
+        drop(spool);
+        eventually("it has let go of it", || {
+            fs::File::open(directory.spool().join("lock")).unwrap().try_lock().is_ok()
+        });
+        let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
+        assert_eq!(numbers(&spool), [300..310, 0..300].into_iter().flatten().collect::<Vec<_>>());
         assert_eq!(metrics.spool_damaged.get(), 0);
     }
-    let delete_all = |spool: &Path| fs::remove_dir_all(spool).unwrap();
-    let (directory, spool, _metrics) = damaged_in_use(delete_all);
-    let refused = block_on(spool.append([record(300)].into()));
-    assert_eq!(refused, Err(SpoolError::Damaged), "nowhere to write is no 2xx");
-    fs::create_dir(directory.spool()).unwrap();
-    block_on(append(&spool, [301]));
-    assert_eq!(numbers(&spool), [301]);
+}
+
+#[test]
+fn an_entry_that_has_changed_is_not_read() {
+    // SQLite knows nothing of what is in a column.
+    let changes = [
+        "value = CAST(replace(value, 'number', 'numbes') AS BLOB)",
+        "headers = replace(headers, 'event-3', 'event-4')",
+        "headers = 'x'",
+        "timestamp_ms = timestamp_ms + 1",
+        "key = 'key-4'",
+        "key = CAST(x'ff' AS TEXT)",
+        "topic = CAST(x'ff' AS TEXT)",
+    ];
+    for change in changes {
+        let directory = Directory::in_memory();
+        let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
+        block_on(append(&spool, 0..100));
+        close(spool, &directory.spool());
+        let file = rusqlite::Connection::open(directory.spool().join("spool.sqlite")).unwrap();
+        let change = format!("UPDATE event SET {change} WHERE sequence = 4");
+        assert_eq!(file.execute(&change, []).unwrap(), 1);
+        drop(file);
+
+        let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
+        let store = spool.store();
+        if store.read(TOPIC, &Busy::default(), 10).is_err() {
+            assert!(store.is_damaged(), "{change}");
+            block_on(spool.replace(store)).unwrap();
+        }
+        assert_eq!(metrics.spool_damaged.get(), 1, "{change}");
+        let salvage = block_on(spool.salvage(&spool.take_aside().unwrap())).unwrap();
+        assert_eq!((salvage.appended, salvage.unreadable), (99, 1), "{change}");
+        let rest: Vec<_> = (0..100).filter(|number| *number != 3).collect();
+        assert_eq!(numbers(&spool), rest, "{change}");
+    }
 }
 
 #[test]

@@ -227,9 +227,12 @@ impl Cluster {
     }
 
     pub(crate) fn create_topic(&self, name: &str) {
-        let replicas = i32::try_from(self.brokers).unwrap();
+        self.create_topic_with(name, 1, i32::try_from(self.brokers).unwrap());
+    }
+
+    pub(crate) fn create_topic_with(&self, name: &str, partitions: i32, replicas: i32) {
         eventually("the topic can be made", || {
-            let topic = NewTopic::new(name, 1, TopicReplication::Fixed(replicas));
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
             let made = self.admin.create_topics([&topic], &AdminOptions::new());
             block_on(made).unwrap().pop().unwrap().ok()
         });

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use clickpesa_relay::{event::kind::Kind, kafka::topics::REJECTED};
+
 use crate::{
     cluster::{Cluster, Relay, Rights, ids, setup, webhook, with_spool},
     harness::eventually,
@@ -23,8 +25,8 @@ fn a_producer_that_may_not_begin() {
     let (prefix, _) = prefix.split_once('.').unwrap();
     let _rights = Rights { cluster: &cluster, prefix: prefix.to_owned() };
     for setup in [&plain, &spooling] {
-        for kind in clickpesa_relay::event::kind::Kind::ALL {
-            cluster.create_topic(&setup.topic(kind.suffix()));
+        for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain([REJECTED]) {
+            cluster.create_topic(&setup.topic(suffix));
         }
     }
     cluster.allow(&["Describe"], prefix);

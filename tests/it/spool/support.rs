@@ -18,7 +18,7 @@ use clickpesa_relay::{
     config::Log,
     metrics::Metrics,
     record::Record,
-    spool::{Spool, SpoolError},
+    spool::{Spool, SpoolError, Spooled},
     telemetry,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -104,15 +104,19 @@ pub(crate) fn number(record: &Record) -> u64 {
     number
 }
 
+/// The first entries of a topic, in order, whatever their keys.
+pub(crate) fn oldest(spool: &Spool, topic: &str, count: usize) -> Vec<Spooled> {
+    let mut entries = Vec::new();
+    spool.store().each(|spooled| entries.push(spooled)).unwrap();
+    entries.retain(|spooled| spooled.record.topic == topic);
+    entries.sort_by_key(|spooled| spooled.sequence);
+    entries.truncate(count);
+    entries
+}
+
 /// The numbers of all that waits, in order.
 pub(crate) fn numbers(spool: &Spool) -> Vec<u64> {
-    spool
-        .store()
-        .read(TOPIC, usize::MAX)
-        .unwrap()
-        .iter()
-        .map(|spooled| number(&spooled.record))
-        .collect()
+    oldest(spool, TOPIC, usize::MAX).iter().map(|spooled| number(&spooled.record)).collect()
 }
 
 pub(crate) async fn append(spool: &Arc<Spool>, numbers: impl IntoIterator<Item = u64>) {
@@ -231,7 +235,7 @@ pub(crate) fn do_as_told(directory: &Path) {
                 }
                 "remove" => {
                     let count = usize::try_from(numbers[0]).unwrap();
-                    let first = spool.store().read(TOPIC, count).unwrap();
+                    let first = oldest(&spool, TOPIC, count);
                     for spooled in &first {
                         println!("@removing {}", number(&spooled.record));
                     }
