@@ -1,7 +1,7 @@
 //! From the spool to Kafka: in order of each key, many in flight, deleted after the acknowledgement.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use crate::{
         report::{PublishError, Receipt},
     },
     metrics::Metrics,
-    spool::{Busy, ReadError, Spool, Spooled, Store},
+    spool::{Busy, Spool, Spooled, Store},
 };
 
 /// Entries under way at once: enough to hide the round trip to a broker, few enough that live
@@ -29,6 +29,9 @@ const IN_FLIGHT_LASTS: Duration = Duration::from_secs(1);
 
 /// Entries under way in all, those that wait longer among them.
 const UNDER_WAY_MAX: usize = 1024;
+
+/// Entries that are read at once.
+const READ_AT_ONCE: usize = 128;
 
 /// How long the drain, and the key, rest after a refusal. The end of an outage is found by the
 /// record that is under way; this bounds how often one that is refused at once is tried.
@@ -61,6 +64,9 @@ struct Reported {
 
 /// What a drain has begun.
 struct Work {
+    /// Entries that were read and are not under way: of each key the oldest, of one store.
+    ready: VecDeque<Spooled>,
+    store: Arc<Store>,
     reports: FuturesUnordered<LocalBoxFuture<'static, Reported>>,
     /// Keys that an entry of is under way, since then. Only one of each: of two, the first could
     /// fail and the second not.
@@ -78,6 +84,8 @@ impl Drain {
     /// then what is under way is finished, so that none is left that Kafka has and the file too.
     pub async fn run(self, mut stop: watch::Receiver<()>) {
         let mut work = Work {
+            ready: VecDeque::new(),
+            store: self.spool.store(),
             reports: FuturesUnordered::new(),
             under_way: HashMap::new(),
             resting: HashMap::new(),
@@ -105,28 +113,22 @@ impl Drain {
 
     /// Hands over what may be under way now.
     async fn begin(&self, work: &mut Work) {
-        let store = self.spool.store();
         let room = self.room(work);
-        if room == 0 || store.count(&self.topic) == 0 {
-            return;
+        if room > work.ready.len() || !Arc::ptr_eq(&work.store, &self.spool.store()) {
+            self.read(work).await;
         }
-        match self.read(&store, work, room).await {
-            Ok(entries) => {
-                for spooled in entries {
-                    work.under_way.insert(spooled.record.key.clone(), Instant::now());
-                    let report = self.publisher.enqueue(&spooled.record);
-                    let store = Arc::clone(&store);
-                    let reported =
-                        async { Reported { store, spooled, receipt: report.wait().await } };
-                    work.reports.push(reported.boxed_local());
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "cannot read the spool");
-                if !store.is_damaged() || self.spool.replace(store).await.is_err() {
-                    work.rests_until = Instant::now() + REST;
-                }
-            }
+        for _ in 0..room.min(work.ready.len()) {
+            // Of a topic that is down, each time another key.
+            let turn = if room == 1 { work.setbacks % work.ready.len() } else { 0 };
+            let Some(mut spooled) = work.ready.remove(turn) else { return };
+            // Kafka takes no record of the future, which is what one is if the clock was put back.
+            let now = (self.clock)().as_millisecond();
+            spooled.record.timestamp_ms = spooled.record.timestamp_ms.min(now);
+            work.under_way.insert(spooled.record.key.clone(), Instant::now());
+            let report = self.publisher.enqueue(&spooled.record);
+            let store = Arc::clone(&work.store);
+            let reported = async { Reported { store, spooled, receipt: report.wait().await } };
+            work.reports.push(reported.boxed_local());
         }
     }
 
@@ -147,31 +149,34 @@ impl Drain {
         }
     }
 
-    /// The oldest entries of the topic, one of each key that is free.
-    async fn read(
-        &self,
-        store: &Arc<Store>,
-        work: &mut Work,
-        room: usize,
-    ) -> Result<Vec<Spooled>, ReadError> {
+    /// Makes the oldest entries of the topic ready, one of each key that is free.
+    async fn read(&self, work: &mut Work) {
+        let store = self.spool.store();
+        if !Arc::ptr_eq(&work.store, &store) {
+            work.ready.clear();
+            work.store = Arc::clone(&store);
+        }
+        if store.count(&self.topic) == 0 {
+            return;
+        }
         let now = Instant::now();
         work.resting.retain(|_, until| now < *until);
-        let keys = |of: &HashMap<String, Instant>| of.keys().cloned().collect();
-        let but = Busy { resting: keys(&work.resting), under_way: keys(&work.under_way) };
-        let (reading, topic) = (Arc::clone(store), self.topic.clone());
-        let read = spawn_blocking(move || reading.read(&topic, &but, IN_FLIGHT_MAX));
-        let mut entries = read.await.expect("reading does not panic")?;
-        if room == 1 && !entries.is_empty() {
-            let turn = work.setbacks % entries.len();
-            entries.rotate_left(turn);
+        let ready = work.ready.iter().map(|spooled| &spooled.record.key);
+        let but = Busy {
+            resting: work.resting.keys().cloned().collect(),
+            under_way: work.under_way.keys().chain(ready).cloned().collect(),
+        };
+        let (reading, topic) = (Arc::clone(&store), self.topic.clone());
+        let read = spawn_blocking(move || reading.read(&topic, &but, READ_AT_ONCE));
+        match read.await.expect("reading does not panic") {
+            Ok(entries) => work.ready.extend(entries),
+            Err(error) => {
+                tracing::error!(%error, "cannot read the spool");
+                if !store.is_damaged() || self.spool.replace(store).await.is_err() {
+                    work.rests_until = Instant::now() + REST;
+                }
+            }
         }
-        entries.truncate(room);
-        // Kafka takes no record of the future, which is what one is if the clock was put back.
-        let now = (self.clock)().as_millisecond();
-        entries.iter_mut().for_each(|Spooled { record, .. }| {
-            record.timestamp_ms = record.timestamp_ms.min(now);
-        });
-        Ok(entries)
     }
 
     /// Notes what was reported, of this entry and of all others that have their reports; what

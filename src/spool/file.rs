@@ -36,7 +36,7 @@ const ROOM_PAGES: i64 = 512;
 
 /// The oldest entries of a topic among which those are looked for that can be published: a few
 /// keys that have more must not cost a walk through all of them.
-const LOOKED_AT: i64 = 512;
+const LOOKED_AT: i64 = 1024;
 
 /// Why the spool cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use std::{
         mpsc::{self, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode};
@@ -23,6 +23,10 @@ const COMMIT_MAX: usize = 1024;
 
 /// Bytes of values in one commit, so that the write-ahead log stays about as long as it is.
 const COMMIT_BYTES_MAX: usize = 1 << 20;
+
+/// How long entries that are published may stay in the file for want of company: each commit is a
+/// sync, and a crash meanwhile only repeats them.
+const REMOVE_WITHIN: Duration = Duration::from_millis(20);
 
 /// How soon it is tried again what failed, if nobody asks before.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -98,6 +102,10 @@ impl Writer {
 }
 
 impl Act {
+    fn is_remove(&self) -> bool {
+        matches!(self, Self::Remove { .. })
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Append { records, .. } => records.iter().map(|record| record.value.len()).sum(),
@@ -138,11 +146,18 @@ impl WriterThread {
                 received => received.ok()?,
             }
         };
+        let remove_at = Instant::now() + REMOVE_WITHIN;
         let mut bytes = first.bytes();
         let mut gathered = vec![first];
+        let mut only_removes = gathered.iter().all(Act::is_remove);
         while gathered.len() < COMMIT_MAX && bytes < COMMIT_BYTES_MAX {
-            let Ok(next) = acts.try_recv() else { break };
+            let next = match only_removes {
+                true => acts.recv_timeout(remove_at.saturating_duration_since(Instant::now())).ok(),
+                false => acts.try_recv().ok(),
+            };
+            let Some(next) = next else { break };
             bytes += next.bytes();
+            only_removes &= next.is_remove();
             gathered.push(next);
         }
         let ends = gathered.iter().any(|act| matches!(act, Act::End));
