@@ -1,5 +1,6 @@
 //! Wiring and life cycle: start, serve, drain, stop.
 
+mod reload;
 mod servers;
 mod tend;
 
@@ -19,8 +20,10 @@ use tokio::{
     time::timeout_at,
 };
 
+pub use self::reload::Reload;
 pub use self::servers::{HttpListener, Listeners};
 use self::{
+    reload::{Current, follow},
     servers::{serve_admin, serve_public},
     tend::{get_back, watch_kafka},
 };
@@ -75,7 +78,7 @@ impl Left {
     }
 }
 
-/// Serves until `shutdown` resolves, then drains.
+/// Serves until `shutdown` resolves, then drains; `reload` is for settings that change meanwhile.
 ///
 /// To be run in an actix system.
 ///
@@ -85,6 +88,7 @@ pub async fn run(
     settings: Settings,
     listeners: Listeners,
     clock: fn() -> Timestamp,
+    reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Left, StartError> {
     let metrics = Arc::new(Metrics::default());
@@ -134,6 +138,14 @@ pub async fn run(
     let applications = Applications::new(settings.applications.into_values());
     let relay =
         web::Data::new(Relay::new(applications, delivery, metrics, settings.http.limits, clock));
+    let current = Current {
+        files: settings.files,
+        in_force: settings.in_force,
+        topics: settings.kafka.topics.wanted.keys().cloned().collect(),
+    };
+    if let Some(reload) = reload {
+        rt::spawn(follow(relay.clone(), current, reload));
+    }
     let within = settings.shutdown_within;
     let public =
         serve_public(&settings.http, listeners.http, &relay, within).map_err(StartError::Serve)?;

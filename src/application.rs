@@ -47,6 +47,18 @@ impl Applications {
         self.table().get(name).cloned()
     }
 
+    /// Puts others in their place; requests that are under way go on with what they have.
+    pub fn replace(&self, applications: impl IntoIterator<Item = Application>) {
+        let mut table = self.0.write().expect("replacing does not panic");
+        let with_count = |mut application: Application| {
+            if let Some(before) = table.get(&application.name) {
+                application.in_flight = Arc::clone(&before.in_flight);
+            }
+            (application.name.clone(), Arc::new(application))
+        };
+        *table = applications.into_iter().map(with_count).collect();
+    }
+
     /// How many there are.
     pub fn count(&self) -> usize {
         self.table().len()

@@ -6,7 +6,6 @@ mod meaning;
 mod section;
 
 use std::{
-    cell::RefCell,
     collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
@@ -20,7 +19,7 @@ use self::{
     meaning::{
         ADDRESS, application, delivery, http, kafka, log, parse_address, spool, topics_prefix,
     },
-    section::{Section, flatten, origin, with_dots},
+    section::{Notes, Section, flatten, origin, with_dots},
 };
 use crate::{
     application::{Application, networks::Networks},
@@ -51,6 +50,10 @@ pub struct Settings {
     pub spool: Option<Spool>,
     /// Whom webhooks are for, by name.
     pub applications: BTreeMap<String, Application>,
+    /// The files in which all this stands, the applications' keys among them.
+    pub files: Vec<PathBuf>,
+    /// All this as it was written, secrets masked, sorted by path.
+    pub in_force: Vec<InForce>,
 }
 
 /// What becomes of events.
@@ -161,7 +164,11 @@ impl fmt::Display for Mistakes {
 }
 
 /// What was read, as written, the applications completed from the reference.
-pub struct Written(Map<String, Value>);
+pub struct Written {
+    table: Map<String, Value>,
+    /// Where it stands, beside the reference and the environment.
+    file: Option<PathBuf>,
+}
 
 /// As `check-config` prints it: without the secrets.
 impl fmt::Debug for Written {
@@ -191,9 +198,10 @@ impl Written {
                 .source(Some(environment));
             let given =
                 file.into_iter().fold(Config::builder(), |given, file| given.add_source(file));
-            merge(&reference, &given.add_source(environment).build()?).map(Self)
+            merge(&reference, &given.add_source(environment).build()?)
         };
-        layers().map_err(|error| {
+        let path = file.map(Path::to_owned);
+        layers().map(|table| Self { table, file: path }).map_err(|error| {
             let key = file.map_or_else(|| "the environment".into(), Path::to_string_lossy);
             let problem = format!("cannot be read: {}", without_excerpt(&error));
             Mistakes(vec![Mistake { key: key.into_owned(), problem }])
@@ -203,7 +211,7 @@ impl Written {
     /// Every setting in force, secrets masked, sorted by path.
     pub fn in_force(&self) -> Vec<InForce> {
         let mut flat = Vec::new();
-        flatten("", self.0.clone(), &mut flat);
+        flatten("", self.table.clone(), &mut flat);
         // A name that was given with dots gives way to the same one from the environment.
         let (dotted, others): (Vec<_>, Vec<_>) = flat
             .into_iter()
@@ -232,8 +240,8 @@ impl Written {
     /// # Errors
     /// With everything that is wrong with them.
     pub fn understand_kafka(self) -> Result<Kafka, Mistakes> {
-        let mistakes = RefCell::new(Vec::new());
-        let mut relay = Section::new("", self.0, &mistakes);
+        let notes = Notes::default();
+        let mut relay = Section::new("", self.table, &notes);
         let mut kafka = kafka(relay.section("kafka"));
         let applications = relay.section("applications").sections();
         let prefixes = applications.map(|(_, mut section)| topics_prefix(&mut section));
@@ -242,8 +250,7 @@ impl Written {
             names.push(kafka.topics.names.clone());
         }
         kafka.topics.want(&names);
-        let mistakes = mistakes.into_inner();
-        if mistakes.is_empty() { Ok(kafka) } else { Err(Mistakes(mistakes)) }
+        notes.unless_mistaken(kafka).map(|(kafka, _files)| kafka)
     }
 
     /// Reads the settings of the spool alone, for commands that take no webhooks.
@@ -251,10 +258,9 @@ impl Written {
     /// # Errors
     /// With everything that is wrong with them.
     pub fn understand_spool(self) -> Result<Option<Spool>, Mistakes> {
-        let mistakes = RefCell::new(Vec::new());
-        let spool = spool(Section::new("", self.0, &mistakes).section("spool"));
-        let mistakes = mistakes.into_inner();
-        if mistakes.is_empty() { Ok(spool) } else { Err(Mistakes(mistakes)) }
+        let notes = Notes::default();
+        let spool = spool(Section::new("", self.table, &notes).section("spool"));
+        notes.unless_mistaken(spool).map(|(spool, _files)| spool)
     }
 
     /// Reads what was written, and the files it names, as it is meant.
@@ -262,8 +268,9 @@ impl Written {
     /// # Errors
     /// With everything that is wrong.
     pub fn understand(self) -> Result<Settings, Mistakes> {
-        let mistakes = RefCell::new(Vec::new());
-        let mut relay = Section::new("", self.0, &mistakes);
+        let in_force = self.in_force();
+        let notes = Notes::default();
+        let mut relay = Section::new("", self.table, &notes);
         let http = http(relay.section("http"));
         let mut kafka = kafka(relay.section("kafka"));
         let understand = |(name, section): (String, _)| {
@@ -286,6 +293,8 @@ impl Written {
             delivery: delivery(relay.section("delivery")),
             spool: spool(relay.section("spool")),
             applications,
+            files: Vec::new(),
+            in_force,
         };
         if settings.applications.is_empty() {
             relay.mistake(
@@ -297,8 +306,8 @@ impl Written {
             );
         }
         relay.end();
-        let mistakes = mistakes.into_inner();
-        if mistakes.is_empty() { Ok(settings) } else { Err(Mistakes(mistakes)) }
+        let (settings, files) = notes.unless_mistaken(settings)?;
+        Ok(Settings { files: self.file.into_iter().chain(files).collect(), ..settings })
     }
 }
 

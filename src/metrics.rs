@@ -2,9 +2,11 @@
 //!
 //! The books balance: received = the sum of the outcomes + in flight.
 
+use std::collections::BTreeSet;
+
 use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector, proto::Metric,
 };
 
 /// Seconds, from a quarter of a millisecond to the ten seconds past every deadline.
@@ -37,6 +39,10 @@ pub struct Metrics {
     pub published_events: IntCounterVec,
     /// Checksums that held, by application, key, placement and method.
     pub verified: IntCounterVec,
+    /// When a key last verified a webhook, in seconds since 1970, by application and key.
+    pub checksum_key_last_verified: GaugeVec,
+    /// Times that the settings were read again, by whether they are in force.
+    pub settings_reloads: IntCounterVec,
     /// Events that are on disk and not in Kafka.
     pub spool_events: IntGauge,
     /// Bytes of the spool's file that hold something.
@@ -128,6 +134,21 @@ impl Default for Metrics {
                 "Checksums that held, by application, key, placement and method",
                 &["application", "key", "placement", "method"],
             ),
+            checksum_key_last_verified: register(
+                &registry,
+                GaugeVec::new(
+                    options(
+                        "checksum_key_last_verified_timestamp_seconds",
+                        "When a key last verified a webhook, by application and key",
+                    ),
+                    &["application", "key"],
+                ),
+            ),
+            settings_reloads: counter(
+                "settings_reloads_total",
+                "Times that the settings were read again: applied or refused",
+                &["outcome"],
+            ),
             spool_events: gauge("spool_events", "Events that are on disk and not in Kafka"),
             spool_bytes: gauge("spool_bytes", "Bytes of the spool's file that hold something"),
             spool_bytes_max: gauge(
@@ -188,6 +209,24 @@ impl Metrics {
     /// Requests that came in and have not ended.
     pub fn in_flight(&self) -> usize {
         usize::try_from(self.in_flight.get()).unwrap_or(0)
+    }
+
+    /// Drops what is known of keys that are no longer in force: all but these, each by its
+    /// application and its id.
+    pub fn forget_keys_but(&self, keys: &BTreeSet<(String, String)>) {
+        let label = |metric: &Metric, name: &str| {
+            let labels = metric.get_label().iter();
+            let mut values = labels.filter(|label| label.name() == name).map(|label| label.value());
+            values.next().unwrap_or_default().to_owned()
+        };
+        let families = self.checksum_key_last_verified.collect();
+        for metric in families.iter().flat_map(|family| family.get_metric()) {
+            let key = (label(metric, "application"), label(metric, "key"));
+            if !keys.contains(&key) {
+                // Where a request was faster, it is there no more.
+                self.checksum_key_last_verified.remove_label_values(&[&key.0, &key.1]).ok();
+            }
+        }
     }
 
     /// Everything, in Prometheus' text format.

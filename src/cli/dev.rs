@@ -108,7 +108,7 @@ impl Dev {
                 shown = outcome;
             }
         };
-        System::new().block_on(serve(settings, listeners, until_shown))?;
+        System::new().block_on(serve(settings, listeners, None, until_shown))?;
         shown.map(|()| ExitCode::SUCCESS)
     }
 }

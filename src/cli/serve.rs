@@ -11,16 +11,20 @@ use std::{
     },
     path::Path,
     process::ExitCode,
+    sync::Arc,
 };
 
 use actix_web::rt::{self, System};
 use clickpesa_relay::{
-    app::{self, HttpListener, Left, Listeners},
-    config::{Listen, Log, Settings},
+    app::{self, HttpListener, Left, Listeners, Reload},
+    config::{Listen, Log, Settings, Written},
     telemetry,
 };
 use jiff::Timestamp;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 
 use super::{Failure, settings};
 
@@ -28,8 +32,11 @@ pub(super) fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
     let settings = settings(config)?;
     start_log(&settings.log)?;
     let listeners = bind(&settings)?;
+    let config = config.map(Path::to_owned);
     System::new().block_on(async {
-        let left = serve(settings, listeners, pending()).await?;
+        let read = move || Written::read(config.as_deref(), None)?.understand();
+        let reload = Reload { read: Arc::new(read), signals: hangups()? };
+        let left = serve(settings, listeners, Some(reload), pending()).await?;
         if left.is_nothing() {
             tracing::info!("stopped");
             leave(0);
@@ -54,6 +61,7 @@ pub(super) fn start_log(log: &Log) -> Result<(), Failure> {
 pub(super) async fn serve(
     settings: Settings,
     listeners: Listeners,
+    reload: Option<Reload>,
     something_else: impl Future<Output = ()>,
 ) -> Result<Left, Failure> {
     let signals =
@@ -64,7 +72,7 @@ pub(super) async fn serve(
             () = something_else => {}
         }
     };
-    let ended = app::run(settings, listeners, Timestamp::now, shutdown).await;
+    let ended = app::run(settings, listeners, Timestamp::now, reload, shutdown).await;
     ended.map_err(|error| Failure::Failed(error.to_string()))
 }
 
@@ -100,6 +108,20 @@ fn bind_unix(path: &Path) -> Result<UnixListener, Failure> {
     let listener = UnixListener::bind(path).map_err(|error| Failure::failed(&act, error))?;
     tracing::info!(path = %path.display(), "listening: http.listen");
     Ok(listener)
+}
+
+/// Tells of every SIGHUP from now on.
+fn hangups() -> Result<mpsc::Receiver<()>, Failure> {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|error| Failure::failed("cannot listen for signals", error))?;
+    let (tell, hangups) = mpsc::channel(1);
+    rt::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // One that is not yet attended to stands for this one too.
+            tell.try_send(()).ok();
+        }
+    });
+    Ok(hangups)
 }
 
 /// The signals that end the relay.

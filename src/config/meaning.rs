@@ -6,6 +6,7 @@ use actix_web::http::header::HeaderName;
 use ipnet::IpNet;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::{
     Delivery, Http, Kafka, Listen, Log, LogFormat, Spool,
@@ -150,7 +151,7 @@ pub(super) fn kafka(mut section: Section<'_>) -> Kafka {
     }
     for (name, path) in files.dotted() {
         if let Some(value) = read_secret(&files, &name, &path) {
-            take(&files, name, value, &path.origin);
+            take(&files, name, value.to_string(), &path.origin);
         }
     }
     properties.0.insert("bootstrap.servers".to_owned(), bootstrap_servers);
@@ -342,13 +343,15 @@ fn checksum_keys(section: &mut Section<'_>) -> Vec<Key> {
             table.mistake(&id, "is also in `checksum_keys`: give it once".to_owned());
         }
     };
-    for (id, Entry { text, origin }) in inline.entries() {
+    for (id, Entry { mut text, origin }) in inline.entries() {
         if text.is_empty() {
             inline.mistake(&id, format!("is empty in {origin}: allowed is the checksum key"));
         }
         take(&inline, id, &text);
+        text.zeroize();
     }
     for (id, path) in files.entries() {
+        files.file(&path.text);
         // A key that could not be read counts as given: what is wrong with it was said.
         let secret = read_secret(&files, &id, &path).unwrap_or_default();
         take(&files, id, &secret);
@@ -374,12 +377,15 @@ fn checksum_headers(mut section: Section<'_>) -> Vec<ChecksumHeader> {
 }
 
 /// The content of the file that a setting names, but for the end of its last line.
-fn read_secret(table: &Section<'_>, name: &str, path: &Entry) -> Option<String> {
+fn read_secret(table: &Section<'_>, name: &str, path: &Entry) -> Option<Zeroizing<String>> {
     let Entry { text: path, origin } = path;
-    let problem = match fs::read_to_string(path) {
-        Ok(text) => match text.trim_end_matches(['\r', '\n']) {
-            "" => "the file is empty".to_owned(),
-            secret => return Some(secret.to_owned()),
+    let problem = match fs::read_to_string(path).map(Zeroizing::new) {
+        Ok(mut text) => match text.trim_end_matches(['\r', '\n']).len() {
+            0 => "the file is empty".to_owned(),
+            length => {
+                text.truncate(length);
+                return Some(text);
+            }
         },
         Err(error) => format!("the file cannot be read: {error}"),
     };

@@ -1,18 +1,39 @@
 //! A table of settings from which each is taken once: what is left over is unknown.
 
-use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{
+    cell::RefCell, collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration,
+};
 
 use config::{Map, Value, ValueKind};
 use jiff::{Span, SpanRelativeTo};
 
-use super::Mistake;
+use super::{Mistake, Mistakes};
+
+/// What is noted while settings are read.
+#[derive(Default)]
+pub(super) struct Notes {
+    mistakes: RefCell<Vec<Mistake>>,
+    /// Files that settings name, and that were read.
+    files: RefCell<Vec<PathBuf>>,
+}
+
+impl Notes {
+    /// What was read, unless there is a mistake; and the files.
+    pub(super) fn unless_mistaken<T>(self, read: T) -> Result<(T, Vec<PathBuf>), Mistakes> {
+        let mistakes = self.mistakes.into_inner();
+        match mistakes.is_empty() {
+            true => Ok((read, self.files.into_inner())),
+            false => Err(Mistakes(mistakes)),
+        }
+    }
+}
 
 /// A table, its path, and where mistakes go.
 pub(super) struct Section<'m> {
     path: String,
     /// `None` where something else stands for the table: said once, not again for each setting.
     table: Option<Map<String, Value>>,
-    mistakes: &'m RefCell<Vec<Mistake>>,
+    notes: &'m Notes,
 }
 
 /// A setting whose name is the user's own.
@@ -23,12 +44,8 @@ pub(super) struct Entry {
 
 impl<'m> Section<'m> {
     /// The table at a path; `""` is the whole.
-    pub(super) fn new(
-        path: &str,
-        table: Map<String, Value>,
-        mistakes: &'m RefCell<Vec<Mistake>>,
-    ) -> Self {
-        Self { path: path.to_owned(), table: Some(table), mistakes }
+    pub(super) fn new(path: &str, table: Map<String, Value>, notes: &'m Notes) -> Self {
+        Self { path: path.to_owned(), table: Some(table), notes }
     }
 
     /// A table inside this one.
@@ -59,7 +76,7 @@ impl<'m> Section<'m> {
             self.mistake(name, problem);
             None
         });
-        Self { path: self.key(name), table, mistakes: self.mistakes }
+        Self { path: self.key(name), table, notes: self.notes }
     }
 
     /// A setting read by `parse`; what it allows is said where it gives nothing.
@@ -139,9 +156,14 @@ impl<'m> Section<'m> {
         texts
     }
 
+    /// Notes a file that a setting names, and that was read.
+    pub(super) fn file(&self, path: &str) {
+        self.notes.files.borrow_mut().push(PathBuf::from(path));
+    }
+
     /// Notes a mistake in one of this table's settings.
     pub(super) fn mistake(&self, name: &str, problem: String) {
-        self.mistakes.borrow_mut().push(Mistake { key: self.key(name), problem });
+        self.notes.mistakes.borrow_mut().push(Mistake { key: self.key(name), problem });
     }
 
     /// Ends the reading: what was not taken is unknown.

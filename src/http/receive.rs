@@ -11,6 +11,7 @@ use actix_web::{
     web,
 };
 use futures_util::FutureExt;
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -68,7 +69,7 @@ async fn take(
     let received = (relay.clock)();
     let webhook = Unverified::parse(&body, relay.limits.body_depth_max)?
         .authenticate(&application.policy, |name| header(request, name))?;
-    note_proofs(relay, application, webhook.proofs());
+    note_proofs(relay, application, webhook.proofs(), received);
     let circumstances = Circumstances {
         application: &application.name,
         source: &application.source,
@@ -127,8 +128,16 @@ fn digest(application: &str, body: &[u8]) -> Digest {
     hash.finalize().into()
 }
 
-fn note_proofs(relay: &Relay, application: &Application, proofs: &[Proof<'_>]) {
+fn note_proofs(
+    relay: &Relay,
+    application: &Application,
+    proofs: &[Proof<'_>],
+    received: Timestamp,
+) {
     for proof in proofs {
+        let key = [&application.name, proof.key_id];
+        let last_verified = relay.metrics.checksum_key_last_verified.with_label_values(&key);
+        last_verified.set(received.as_millisecond() as f64 / 1e3);
         let labels =
             [&application.name, proof.key_id, proof.placement.as_str(), proof.method.as_str()];
         relay.metrics.verified.with_label_values(&labels).inc();

@@ -143,6 +143,15 @@ impl Method {
 }
 
 impl Policy {
+    /// The ids of the keys in force.
+    pub fn key_ids(&self) -> impl Iterator<Item = &str> {
+        let keys = match self {
+            Self::Checksum { keys, .. } => &keys[..],
+            Self::None => &[],
+        };
+        keys.iter().map(Key::id)
+    }
+
     /// Checks a webhook; the proofs are one, or one an element where each has a checksum of its own.
     pub(super) fn check<'p, 'h>(
         &'p self,

@@ -356,6 +356,11 @@ impl Setup {
         self
     }
 
+    pub(crate) fn without(mut self, key: &str) -> Self {
+        self.settings.remove(key);
+        self
+    }
+
     pub(crate) fn clock(mut self, clock: fn() -> Timestamp) -> Self {
         self.clock = clock;
         self
@@ -403,7 +408,7 @@ impl Setup {
             let until_stopped = async {
                 stopped.await.ok();
             };
-            System::new().block_on(app::run(settings, listeners, clock, until_stopped))
+            System::new().block_on(app::run(settings, listeners, clock, None, until_stopped))
         });
         let [http, admin] = addresses;
         App { http, admin, properties, topics, setup: self, stop: Some(stop), thread: Some(thread) }
@@ -590,8 +595,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `serve`.
     pub(crate) fn serve(setup: Setup) -> Self {
+        Self::start(setup, &[])
+    }
+
+    /// Starts `serve` with arguments.
+    pub(crate) fn start(setup: Setup, arguments: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_clickpesa-relay"))
             .arg("serve")
+            .args(arguments)
             .env_clear()
             .envs(setup.set("log.format", "json").environment())
             .stdin(Stdio::null())
@@ -653,9 +664,13 @@ impl Process {
         )
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, by its name without `SIG`.
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
+        let id = self.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
     }
 
