@@ -29,8 +29,8 @@ use self::{
 };
 use crate::{
     application::Applications,
-    config::Settings,
-    delivery::{Delivery, drain::Drain, recent::Recent},
+    config::{self, Settings},
+    delivery::{Delivery, drain::Drain, recent::Recent, rejected::Rejected},
     http::Relay,
     kafka::{
         ClientError,
@@ -135,9 +135,15 @@ pub async fn run(
         patience: settings.delivery.patience,
         metrics: Arc::clone(&metrics),
     };
+    let rejected = settings.kafka.topics.rejected.clone().map(|topic| {
+        let config::Rejected { per_second, max_bytes } = settings.rejected;
+        let publisher = Arc::clone(&delivery.publisher);
+        Rejected::new(topic, per_second, max_bytes, publisher, Arc::clone(&metrics))
+    });
     let applications = Applications::new(settings.applications.into_values());
+    let limits = settings.http.limits;
     let relay =
-        web::Data::new(Relay::new(applications, delivery, metrics, settings.http.limits, clock));
+        web::Data::new(Relay::new(applications, delivery, rejected, metrics, limits, clock));
     let current = Current {
         files: settings.files,
         in_force: settings.in_force,

@@ -4,6 +4,7 @@ mod check_config;
 mod connection;
 mod dev;
 mod keys;
+mod rejected;
 mod send;
 mod serve;
 mod show;
@@ -57,6 +58,8 @@ enum Command {
     Topics(topics::TopicsCommand),
     /// Print the events of the topics as they come
     Tail(tail::Tail),
+    /// Look at what was rejected, and publish what holds after all
+    Rejected(rejected::RejectedCommand),
     /// Look at the events that wait for Kafka, or get back those of a damaged file
     Spool(spool::SpoolCommand),
     /// Print the JSON Schema of an event's data
@@ -105,6 +108,7 @@ pub(crate) fn run() -> ExitCode {
         Command::CheckConfig(check) => check.run(config),
         Command::Topics(topics) => topics.run(config),
         Command::Tail(tail) => tail.run(config),
+        Command::Rejected(rejected) => rejected.run(config),
         Command::Spool(spool) => spool.run(config),
         Command::Schema => schema(),
         Command::Completions { shell } => completions(shell),

@@ -17,7 +17,8 @@ use tracing_subscriber::filter::Targets;
 
 use self::{
     meaning::{
-        ADDRESS, application, delivery, http, kafka, log, parse_address, spool, topics_prefix,
+        ADDRESS, application, delivery, http, kafka, log, parse_address, rejected, spool,
+        topics_prefix,
     },
     section::{Notes, Section, flatten, origin, with_dots},
 };
@@ -46,6 +47,8 @@ pub struct Settings {
     pub kafka: Kafka,
     /// What becomes of events.
     pub delivery: Delivery,
+    /// What becomes of rejected webhooks.
+    pub rejected: Rejected,
     /// The spool, if there is one.
     pub spool: Option<Spool>,
     /// Whom webhooks are for, by name.
@@ -63,6 +66,15 @@ pub struct Delivery {
     pub recent_max: usize,
     /// How long Kafka may take before an event goes to the spool.
     pub patience: Duration,
+}
+
+/// Copies of rejected webhooks.
+#[derive(Debug)]
+pub struct Rejected {
+    /// How many in a second.
+    pub per_second: usize,
+    /// Bytes of a body that is copied.
+    pub max_bytes: usize,
 }
 
 /// Where events wait that Kafka cannot take.
@@ -243,6 +255,7 @@ impl Written {
         let notes = Notes::default();
         let mut relay = Section::new("", self.table, &notes);
         let mut kafka = kafka(relay.section("kafka"));
+        rejected(relay.section("rejected"), &mut kafka.topics);
         let applications = relay.section("applications").sections();
         let prefixes = applications.map(|(_, mut section)| topics_prefix(&mut section));
         let mut names: Vec<_> = prefixes.map(|prefix| kafka.topics.names_for(&prefix)).collect();
@@ -273,6 +286,7 @@ impl Written {
         let mut relay = Section::new("", self.table, &notes);
         let http = http(relay.section("http"));
         let mut kafka = kafka(relay.section("kafka"));
+        let rejected = rejected(relay.section("rejected"), &mut kafka.topics);
         let understand = |(name, section): (String, _)| {
             (name.clone(), application(name, section, &http.networks, &kafka.topics))
         };
@@ -291,6 +305,7 @@ impl Written {
             log: log(relay.section("log")),
             kafka,
             delivery: delivery(relay.section("delivery")),
+            rejected,
             spool: spool(relay.section("spool")),
             applications,
             files: Vec::new(),

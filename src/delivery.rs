@@ -2,6 +2,7 @@
 
 pub mod drain;
 pub mod recent;
+pub mod rejected;
 
 use std::{
     collections::BTreeSet,
@@ -115,7 +116,7 @@ pub struct Events<'e> {
 
 impl Events<'_> {
     /// What is to be published: a record an event, and a copy where one topic gets all.
-    fn records(self, format: EventFormat) -> Vec<Record> {
+    pub fn records(self, format: EventFormat) -> Vec<Record> {
         let Self { events, topics, received } = self;
         let of = |event, topic| Record::new(event, format, topic, received.as_millisecond());
         let own = events.iter().map(|event| of(event, topics.name(event.kind)));

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use self::{body::Bodies, rejections::Rejections, room::Room};
 use crate::{
     application::{Application, Applications},
-    delivery::Delivery,
+    delivery::{Delivery, rejected::Rejected},
     metrics::Metrics,
     moment::Moment,
 };
@@ -73,6 +73,8 @@ pub struct Relay {
     pub room: Room,
     /// How fast rejections are answered.
     pub rejections: Rejections,
+    /// Where copies of what is rejected go, if they go anywhere.
+    pub rejected: Option<Rejected>,
     /// What time it is.
     pub clock: fn() -> Timestamp,
     /// How the process stands.
@@ -84,6 +86,7 @@ impl Relay {
     pub fn new(
         applications: Applications,
         delivery: Delivery,
+        rejected: Option<Rejected>,
         metrics: Arc<Metrics>,
         limits: Limits,
         clock: fn() -> Timestamp,
@@ -91,6 +94,7 @@ impl Relay {
         Self {
             applications,
             delivery,
+            rejected,
             bodies: Bodies::new(limits.bodies_max_bytes),
             room: Room::new(limits.in_flight_max),
             rejections: Rejections::new(limits.rejections_per_second, Arc::clone(&metrics)),

@@ -12,6 +12,7 @@ pub mod http;
 pub mod kafka;
 pub mod metrics;
 pub mod moment;
+pub mod rate;
 pub mod record;
 pub mod spool;
 pub mod telemetry;

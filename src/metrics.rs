@@ -31,6 +31,8 @@ pub struct Metrics {
     pub connections_unused: IntCounter,
     /// Rejections that had to wait for their turn.
     pub rejections_held: IntCounter,
+    /// Rejected webhooks of which no copy was made, by why.
+    pub rejected_dropped: IntCounterVec,
     /// Seconds from the head of the request to the answer, by outcome.
     pub answer_seconds: HistogramVec,
     /// Seconds from handing records to the producer to the last delivery report.
@@ -109,6 +111,11 @@ impl Default for Metrics {
             rejections_held: count(
                 "rejections_held_total",
                 "Rejections that waited for their turn, as there were too many",
+            ),
+            rejected_dropped: counter(
+                "rejected_dropped_total",
+                "Rejected webhooks of which no copy was made, by why: their size, their rate, Kafka",
+                &["why"],
             ),
             answer_seconds: register(
                 &registry,

@@ -49,10 +49,11 @@ class Cluster:
 
     def _pid(self, broker):
         """The process of a broker, if it runs: an id can be used again."""
-        pid = int((self._home(broker) / "pid").read_text())
         try:
+            pid = int((self._home(broker) / "pid").read_text())
             command_line = pathlib.Path(f"/proc/{pid}/cmdline").read_text()
-        except OSError:
+        except (OSError, ValueError):
+            # It has ended, or is being started.
             return None
         return pid if str(self._home(broker)) in command_line else None
 

@@ -9,7 +9,7 @@ use tracing_subscriber::filter::Targets;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    Delivery, Http, Kafka, Listen, Log, LogFormat, Spool,
+    Delivery, Http, Kafka, Listen, Log, LogFormat, Rejected, Spool,
     section::{Entry, Section, parse_duration},
 };
 use crate::{
@@ -166,6 +166,19 @@ pub(super) fn delivery(mut section: Section<'_>) -> Delivery {
     };
     section.end();
     delivery
+}
+
+/// Without copies, there is no topic for them either.
+pub(super) fn rejected(mut section: Section<'_>, topics: &mut Topics) -> Rejected {
+    if !section.flag("enabled") {
+        topics.rejected = None;
+    }
+    let rejected = Rejected {
+        per_second: section.number("per_second", 1..=10_000),
+        max_bytes: section.number("max_bytes", 1..=900_000),
+    };
+    section.end();
+    rejected
 }
 
 pub(super) fn spool(mut section: Section<'_>) -> Option<Spool> {

@@ -1,6 +1,6 @@
 //! The one handler: from a request to an answer, step by step.
 
-use std::{panic::AssertUnwindSafe, time::Instant};
+use std::{collections::BTreeSet, net::IpAddr, panic::AssertUnwindSafe, time::Instant};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -22,10 +22,15 @@ use super::{
 };
 use crate::{
     application::{Application, networks::Networks},
-    delivery::{Events, recent::Digest},
+    delivery::{Events, recent::Digest, rejected::Rejection},
     event::normalise::{Circumstances, normalise},
-    webhook::{Unverified, checksum::Proof},
+    webhook::{Authentic, Unverified, checksum::Proof},
 };
+
+/// Headers in which integrators have seen checksums: kept with what is rejected, for an operator
+/// who does not know yet that there is one.
+const SIGNATURE_HEADERS: [&str; 5] =
+    ["x-clickpesa-signature", "x-clickpesa-checksum", "checksum", "x-checksum", "x-signature"];
 
 /// Takes any request to the public listener.
 pub async fn receive(
@@ -62,13 +67,24 @@ async fn take(
     let application = application.ok_or(Answer::UnknownPath)?;
     require_post(request)?;
     require_head(request, relay.limits.head_max_bytes)?;
-    require_sender(request, &application.networks)?;
+    let sender = sender(request, &application.networks)?;
     require_service(relay)?;
     require_size(request, relay.limits.body_max_bytes)?;
     let body = relay.bodies.read(body, &relay.limits, started).await?;
     let received = (relay.clock)();
-    let webhook = Unverified::parse(&body, relay.limits.body_depth_max)?
-        .authenticate(&application.policy, |name| header(request, name))?;
+    let webhook = verify(&body, application, request, relay.limits.body_depth_max);
+    let webhook = webhook.inspect_err(|answer| {
+        let Some(rejected) = &relay.rejected else { return };
+        rejected.copy(&Rejection {
+            reason: answer.row().reason,
+            application: &application.name,
+            path: request.path(),
+            sender,
+            received,
+            headers: signature_headers(application, request),
+            body: &body,
+        });
+    })?;
     note_proofs(relay, application, webhook.proofs(), received);
     let circumstances = Circumstances {
         application: &application.name,
@@ -97,11 +113,12 @@ fn require_head(request: &HttpRequest, bytes_max: usize) -> Result<(), Answer> {
     if bytes + target > bytes_max { Err(Answer::HeadTooLarge) } else { Ok(()) }
 }
 
-fn require_sender(request: &HttpRequest, networks: &Networks) -> Result<(), Answer> {
+/// The address that the request comes from, as far as somebody trusted says it.
+fn sender(request: &HttpRequest, networks: &Networks) -> Result<Option<IpAddr>, Answer> {
     let lines = request.headers().get_all(networks.header.name());
     let lines = lines.filter_map(|line| line.to_str().ok());
     let sender = networks.sender(request.peer_addr().map(|peer| peer.ip()), lines);
-    if networks.allow(sender) { Ok(()) } else { Err(Answer::AddressNotAllowed) }
+    if networks.allow(sender) { Ok(sender) } else { Err(Answer::AddressNotAllowed) }
 }
 
 fn require_service(relay: &Relay) -> Result<(), Answer> {
@@ -116,6 +133,25 @@ fn require_size(request: &HttpRequest, bytes_max: usize) -> Result<(), Answer> {
         true => Err(Answer::BodyTooLarge),
         false => Ok(()),
     }
+}
+
+fn verify<'b, 'p>(
+    body: &'b [u8],
+    application: &'p Application,
+    request: &HttpRequest,
+    depth_max: usize,
+) -> Result<Authentic<'b, 'p>, Answer> {
+    let webhook = Unverified::parse(body, depth_max)?;
+    Ok(webhook.authenticate(&application.policy, |name| header(request, name))?)
+}
+
+/// The headers of the request that may carry a checksum.
+fn signature_headers<'r>(
+    application: &'r Application,
+    request: &'r HttpRequest,
+) -> Vec<(&'r str, &'r [u8])> {
+    let names: BTreeSet<_> = application.policy.header_names().chain(SIGNATURE_HEADERS).collect();
+    names.into_iter().filter_map(|name| Some((name, header(request, name)?))).collect()
 }
 
 fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r [u8]> {

@@ -8,13 +8,10 @@ use std::{
 use leaky_bucket::RateLimiter;
 use tokio::time::timeout_at;
 
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, rate::limiter};
 
 /// How long a rejection is held back at most.
 const HOLD_WITHIN: Duration = Duration::from_secs(1);
-
-/// How often the rate is paid out, if it is high enough.
-const PAY_EVERY: Duration = Duration::from_millis(10);
 
 /// Holds rejections back that are above a rate.
 #[derive(Debug)]
@@ -26,7 +23,7 @@ pub struct Rejections {
 impl Rejections {
     /// With that many answered in a second, of which a tenth may come at once.
     pub fn new(per_second: usize, metrics: Arc<Metrics>) -> Self {
-        Self { limiter: limiter(per_second), metrics }
+        Self { limiter: limiter(per_second, per_second.div_ceil(10)), metrics }
     }
 
     /// Waits for the turn of one more, for a second at most, and not past a deadline: late, it is
@@ -38,13 +35,4 @@ impl Rejections {
             timeout_at(until.into(), self.limiter.acquire_one()).await.unwrap_or_default();
         }
     }
-}
-
-/// A token bucket of that rate, which holds a tenth of a second's.
-pub fn limiter(per_second: usize) -> RateLimiter {
-    let burst = per_second.div_ceil(10);
-    let every =
-        PAY_EVERY.max(Duration::from_secs(1) / u32::try_from(per_second).unwrap_or(u32::MAX));
-    let refill = (every.as_secs_f64() * per_second as f64).round() as usize;
-    RateLimiter::builder().initial(burst).max(burst).refill(refill).interval(every).build()
 }

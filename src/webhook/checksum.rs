@@ -143,6 +143,15 @@ impl Method {
 }
 
 impl Policy {
+    /// The headers that are looked at.
+    pub fn header_names(&self) -> impl Iterator<Item = &str> {
+        let headers = match self {
+            Self::Checksum { headers, .. } => &headers[..],
+            Self::None => &[],
+        };
+        headers.iter().map(|header| header.name.as_str())
+    }
+
     /// The ids of the keys in force.
     pub fn key_ids(&self) -> impl Iterator<Item = &str> {
         let keys = match self {

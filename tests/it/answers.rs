@@ -454,7 +454,8 @@ fn a_relay_that_drains_answers_503() {
     };
     let applications = Applications::new(settings.applications.into_values());
     let limits = settings.http.limits;
-    let relay = web::Data::new(Relay::new(applications, delivery, metrics, limits, Timestamp::now));
+    let relay =
+        web::Data::new(Relay::new(applications, delivery, None, metrics, limits, Timestamp::now));
     relay.state.drain();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

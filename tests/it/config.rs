@@ -189,7 +189,7 @@ fn nothing_else_is_accepted() {
     parents.retain(|table| !tables_of_names.iter().any(|open| table.contains(open)));
     let expected =
         ["", "admin", "applications.default", "delivery", "http", "kafka", "kafka.topics"];
-    let names = ["kafka.topics.names", "kafka.topics.retention", "log", "spool"];
+    let names = ["kafka.topics.names", "kafka.topics.retention", "log", "rejected", "spool"];
     assert_eq!(parents, expected.into_iter().chain(names).collect());
     for table in parents {
         let key = [table, "bogus"].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
@@ -263,7 +263,7 @@ const LEVEL: &str =
     "allowed is error, warn, info, debug or trace, or target=level pairs joined by commas";
 
 /// A key, values that it does not take, and the words for what it does.
-const WRONG: [(&str, &[&str], &str); 50] = [
+const WRONG: [(&str, &[&str], &str); 53] = [
     ("shutdown_within", &["0s", "soon", ""], DURATION),
     (
         "http.listen",
@@ -316,6 +316,9 @@ const WRONG: [(&str, &[&str], &str); 50] = [
     ("kafka.topics.all", &["1"], FLAG),
     ("delivery.recent_max", &["-1", "x", "10000001"], "a whole number from 0 to 10000000"),
     ("delivery.patience", &["0s", "soon"], "a duration over zero"),
+    ("rejected.enabled", &["yes"], FLAG),
+    ("rejected.per_second", &["0", "10001"], "a whole number from 1 to 10000"),
+    ("rejected.max_bytes", &["0", "900001"], "a whole number from 1 to 900000"),
     ("spool.path", &["relative/directory"], "an absolute path"),
     ("spool.max_bytes", &["1", "x"], "a whole number from 16777216"),
     ("kafka.topics.names.unrecognized", &["a/b", "", ".."], TOPIC),

@@ -564,7 +564,7 @@ impl Drop for App {
 }
 
 #[track_caller]
-fn read_all(properties: &Properties, topics: &[String]) -> Vec<StoredRecord> {
+pub(crate) fn read_all(properties: &Properties, topics: &[String]) -> Vec<StoredRecord> {
     let mut reader = Reader::open(properties, topics, From::Start).unwrap();
     let mut records = Vec::new();
     let deadline = Instant::now() + PATIENCE;

@@ -18,6 +18,7 @@ mod observed;
 mod properties;
 mod publish;
 mod recent;
+mod rejected;
 mod reload;
 mod secure;
 mod shutdown;
