@@ -2,7 +2,12 @@
 
 mod replay;
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use clickpesa_relay::{
@@ -71,6 +76,9 @@ enum Act {
         /// Print the body as it came, personal data and all
         #[arg(long)]
         reveal: bool,
+        /// Print the bytes of the body and nothing else, for `verify`
+        #[arg(long)]
+        raw: bool,
     },
     /// Verify them again, with the keys in force now, and publish those that hold
     Replay(Replay),
@@ -122,12 +130,16 @@ impl RejectedCommand {
                 }
                 Ok(ExitCode::SUCCESS)
             }
-            Act::Show { place, reveal } => {
+            Act::Show { place, reveal, raw } => {
                 let is_it = |copy: &Result<Copy, _>| {
                     copy.as_ref().map_or(true, |copy| copy.place() == *place)
                 };
                 let (partition, offset) = place;
                 match copies(&kafka)?.find(is_it) {
+                    Some(copy) if *raw => {
+                        io::stdout().write_all(&copy?.0.value)?;
+                        Ok(ExitCode::SUCCESS)
+                    }
                     Some(copy) => print(&copy?.whole(*reveal)),
                     None => {
                         Err(Failure::Failed(format!("there is no copy at {partition}/{offset}")))

@@ -209,6 +209,7 @@ fn a_key_is_mended_and_what_was_rejected_is_published() {
     assert!(!masked.contains(PAYER) && !masked.contains(PHONE), "{masked}");
     let revealed = operator.lines(&["show", &places[0], "--reveal"]).join("\n");
     assert!(revealed.contains(&String::from_utf8_lossy(&bodies[0]).into_owned()), "{revealed}");
+    assert_eq!(operator.run(&["show", &places[0], "--raw"]).stdout, bodies[0]);
     let last = operator.lines(&["show", &places[4]]).join("\n");
     assert!(last.contains("7 bytes that are no JSON"), "{last}");
 
