@@ -148,6 +148,7 @@ pub async fn run(
         files: settings.files,
         in_force: settings.in_force,
         topics: settings.kafka.topics.wanted.keys().cloned().collect(),
+        certificate: settings.http.tls.as_ref().map(|tls| Arc::clone(&tls.certificate)),
     };
     if let Some(reload) = reload {
         rt::spawn(follow(relay.clone(), current, reload));

@@ -9,22 +9,21 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use config::{Config, ConfigError, Environment, File, FileFormat, Map, Value, ValueKind};
+use rustls::ServerConfig;
 use tracing_subscriber::filter::Targets;
 
 use self::{
-    meaning::{
-        ADDRESS, application, delivery, http, kafka, log, parse_address, rejected, spool,
-        topics_prefix,
-    },
+    meaning::{admin, application, delivery, http, kafka, log, rejected, spool, topics_prefix},
     section::{Notes, Section, flatten, origin, with_dots},
 };
 use crate::{
     application::{Application, networks::Networks},
-    http::Limits,
+    http::{Limits, tls::Certificate},
     kafka::{Properties, topics::Topics},
     record::EventFormat,
 };
@@ -99,8 +98,32 @@ pub struct Http {
     pub keep_alive: Duration,
     /// From where webhooks may come.
     pub networks: Networks,
+    /// TLS, unless somebody before the relay speaks it.
+    pub tls: Option<Tls>,
+    /// Who may use the socket in the file system: its mode, its owner and its group.
+    pub socket: SocketAccess,
     /// What it bears.
     pub limits: Limits,
+}
+
+/// TLS as it is set.
+#[derive(Debug)]
+pub struct Tls {
+    /// What new connections are shown.
+    pub certificate: Arc<Certificate>,
+    /// What the listener is told.
+    pub server: ServerConfig,
+}
+
+/// Who may use a socket in the file system.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// Its mode.
+    pub mode: u32,
+    /// Its owner, by number, if it is to be another than whoever makes it.
+    pub owner: Option<u32>,
+    /// Its group, likewise.
+    pub group: Option<u32>,
 }
 
 /// Where to listen.
@@ -296,12 +319,7 @@ impl Written {
         let settings = Settings {
             shutdown_within: relay.duration("shutdown_within"),
             http,
-            admin_listen: {
-                let mut admin = relay.section("admin");
-                let listen = admin.read("listen", ADDRESS, parse_address);
-                admin.end();
-                listen
-            },
+            admin_listen: admin(relay.section("admin")),
             log: log(relay.section("log")),
             kafka,
             delivery: delivery(relay.section("delivery")),

@@ -7,6 +7,7 @@ pub mod connections;
 pub mod receive;
 pub mod rejections;
 pub mod room;
+pub mod tls;
 
 use std::{
     sync::{

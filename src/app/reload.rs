@@ -1,4 +1,5 @@
-//! Settings that change while the relay serves: the applications, and with them their keys.
+//! Settings that change while the relay serves: the applications, and with them their keys; the
+//! certificate.
 //!
 //! They are read again when one of their files has changed, and when somebody says so (SIGHUP). The
 //! new ones take the place of the old ones as a whole, or not at all.
@@ -18,7 +19,7 @@ use tokio::{sync::mpsc, task::spawn_blocking, time::sleep};
 use crate::{
     application::Application,
     config::{InForce, Mistakes, Settings},
-    http::Relay,
+    http::{Relay, tls::Certificate},
 };
 
 /// How often the files are looked at. Nothing else sees a change on every file system, and behind
@@ -47,6 +48,8 @@ pub(super) struct Current {
     pub(super) in_force: Vec<InForce>,
     /// The topics that there are.
     pub(super) topics: BTreeSet<String>,
+    /// The certificate that new connections are shown.
+    pub(super) certificate: Option<Arc<Certificate>>,
 }
 
 /// What tells one state of a file from another: its device, number, length, and time of change.
@@ -101,6 +104,9 @@ fn apply(relay: &Relay, current: &mut Current, settings: Settings) -> bool {
     }
     for setting in changed(&current.in_force, &settings.in_force) {
         tracing::warn!(setting, "changed in the settings: counts from the next start on");
+    }
+    if let (Some(certificate), Some(tls)) = (&current.certificate, &settings.http.tls) {
+        certificate.replace(&tls.certificate);
     }
     (current.files, current.in_force) = (settings.files, settings.in_force);
     let applications = settings.applications.values();

@@ -62,9 +62,12 @@ pub(super) fn serve_public(
         0 => server,
         workers => server.workers(workers),
     };
-    let server = match listener {
-        HttpListener::Tcp(listener) => server.listen(listener)?,
-        HttpListener::Unix(listener) => server.listen_uds(listener)?,
+    let server = match (listener, &settings.tls) {
+        (HttpListener::Tcp(listener), Some(tls)) => server
+            .tls_handshake_timeout(settings.head_within)
+            .listen_rustls_0_23(listener, tls.server.clone())?,
+        (HttpListener::Tcp(listener), None) => server.listen(listener)?,
+        (HttpListener::Unix(listener), _) => server.listen_uds(listener)?,
     };
     Ok(start(server.run()))
 }

@@ -1,12 +1,12 @@
 //! `serve`: the relay itself.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     future::pending,
     io,
     net::{SocketAddr, TcpListener},
     os::unix::{
-        fs::FileTypeExt,
+        fs::{FileTypeExt, PermissionsExt, chown},
         net::{UnixListener, UnixStream},
     },
     path::Path,
@@ -17,10 +17,14 @@ use std::{
 use actix_web::rt::{self, System};
 use clickpesa_relay::{
     app::{self, HttpListener, Left, Listeners, Reload},
-    config::{Listen, Log, Settings, Written},
+    config::{Listen, Log, Settings, SocketAccess, Written},
     telemetry,
 };
 use jiff::Timestamp;
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    stat::{Mode, umask},
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
@@ -28,9 +32,13 @@ use tokio::{
 
 use super::{Failure, settings};
 
+/// Files that may be open beside connections: to brokers, of the spool, of event loops.
+const FILES_BESIDE: u64 = 256;
+
 pub(super) fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
-    let settings = settings(config)?;
+    let mut settings = settings(config)?;
     start_log(&settings.log)?;
+    fit_connections(&mut settings.http.limits.connections_max);
     let listeners = bind(&settings)?;
     let config = config.map(Path::to_owned);
     System::new().block_on(async {
@@ -76,10 +84,35 @@ pub(super) async fn serve(
     ended.map_err(|error| Failure::Failed(error.to_string()))
 }
 
+/// Raises the limit of open files as far as it goes. Where that is too little, connections are
+/// fewer than set: without files of its own the relay could neither publish nor spool.
+fn fit_connections(connections_max: &mut usize) {
+    let wanted = *connections_max as u64 + FILES_BESIDE;
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let limit = soft.max(wanted.min(hard));
+        setrlimit(Resource::RLIMIT_NOFILE, limit, hard).map(|()| limit)
+    });
+    let limit = match raised {
+        Ok(limit) => limit,
+        Err(error) => return tracing::warn!(%error, "cannot raise the limit of open files"),
+    };
+    if limit < wanted {
+        let left = limit.saturating_sub(FILES_BESIDE).max(limit / 2);
+        *connections_max = usize::try_from(left).unwrap_or(usize::MAX);
+        tracing::warn!(
+            limit,
+            wanted,
+            connections_max,
+            "the limit of open files is too low for `http.connections_max`, which is lowered: \
+             raise `ulimit -n`"
+        );
+    }
+}
+
 fn bind(settings: &Settings) -> Result<Listeners, Failure> {
     let http = match &settings.http.listen {
         Listen::Tcp(address) => HttpListener::Tcp(bind_tcp("http.listen", address)?.0),
-        Listen::Unix(path) => HttpListener::Unix(bind_unix(path)?),
+        Listen::Unix(path) => HttpListener::Unix(bind_unix(path, settings.http.socket)?),
     };
     let (admin, _) = bind_tcp("admin.listen", &settings.admin_listen)?;
     Ok(Listeners { http, admin })
@@ -95,7 +128,7 @@ pub(super) fn bind_tcp(key: &str, address: &str) -> Result<(TcpListener, SocketA
     Ok((listener, address))
 }
 
-fn bind_unix(path: &Path) -> Result<UnixListener, Failure> {
+fn bind_unix(path: &Path, access: SocketAccess) -> Result<UnixListener, Failure> {
     // A socket that nobody listens on was left by a process that was killed. A file that is no
     // socket refuses connections as well, and is somebody's.
     let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
@@ -105,7 +138,17 @@ fn bind_unix(path: &Path) -> Result<UnixListener, Failure> {
             .map_err(|error| Failure::failed("cannot remove the old socket", error))?;
     }
     let act = format!("cannot listen on unix:{} (`http.listen`)", path.display());
-    let listener = UnixListener::bind(path).map_err(|error| Failure::failed(&act, error))?;
+    // Nobody else may connect before it has its owner.
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let bound = UnixListener::bind(path);
+    umask(before);
+    let SocketAccess { mode, owner, group } = access;
+    let listener = bound
+        .and_then(|listener| chown(path, owner, group).map(|()| listener))
+        .and_then(|listener| {
+            fs::set_permissions(path, Permissions::from_mode(mode)).map(|()| listener)
+        })
+        .map_err(|error| Failure::failed(&act, error))?;
     tracing::info!(path = %path.display(), "listening: http.listen");
     Ok(listener)
 }

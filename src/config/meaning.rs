@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf, sync::Arc};
 
 use actix_web::http::header::HeaderName;
 use ipnet::IpNet;
+use nix::unistd::{Group, User};
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    Delivery, Http, Kafka, Listen, Log, LogFormat, Rejected, Spool,
+    Delivery, Http, Kafka, Listen, Log, LogFormat, Rejected, SocketAccess, Spool, Tls,
     section::{Entry, Section, parse_duration},
 };
 use crate::{
@@ -18,7 +19,10 @@ use crate::{
         networks::{ForwardedHeader, Networks},
     },
     event::kind::Kind,
-    http::Limits,
+    http::{
+        Limits,
+        tls::{Certificate, Files, TlsError, server_config},
+    },
     kafka::{
         GUARDED, Properties, REFUSED, check_property,
         topics::{ALL, REJECTED, TopicNames, Topics},
@@ -27,11 +31,27 @@ use crate::{
     webhook::checksum::{ChecksumHeader, Key, Method, Placement, Policy},
 };
 
-pub(super) const ADDRESS: &str = "an address and a port, such as 127.0.0.1:9464";
+const ADDRESS: &str = "an address and a port, such as 127.0.0.1:9464";
 
-pub(super) fn parse_address(written: &str) -> Option<String> {
+fn parse_address(written: &str) -> Option<String> {
     let (host, port) = written.rsplit_once(':')?;
     (!host.is_empty() && port.parse::<u16>().is_ok()).then(|| written.to_owned())
+}
+
+/// The address of the admin listener, which is of this machine alone unless it is said to be public.
+pub(super) fn admin(mut section: Section<'_>) -> String {
+    let listen = section.read("listen", ADDRESS, parse_address);
+    let is_public = section.flag("public");
+    let host = listen.rsplit_once(':').map_or("", |(host, _)| host);
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_local = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+    if !is_local && !is_public && !listen.is_empty() {
+        let problem = "is no address of this machine alone: whoever reaches it sees all metrics; \
+                       set `admin.public` to true if that is meant";
+        section.mistake("listen", problem.to_owned());
+    }
+    section.end();
+    listen
 }
 
 pub(super) fn http(mut section: Section<'_>) -> Http {
@@ -42,7 +62,11 @@ pub(super) fn http(mut section: Section<'_>) -> Http {
             None => Listen::Tcp(parse_address(written)?),
         }))
     });
+    let tls = tls(section.section("tls"));
+    let socket = socket_access(&mut section);
     let http = Http {
+        tls,
+        socket,
         listen: listen.unwrap_or(Listen::Tcp(String::new())),
         workers: section.number("workers", 0..=1024),
         head_within: section.duration("head_within"),
@@ -79,8 +103,69 @@ pub(super) fn http(mut section: Section<'_>) -> Http {
         let problem = "is longer than `http.answer_within`: the answer could not wait for it";
         section.mistake("body_within", problem.to_owned());
     }
+    if http.tls.is_some() && matches!(http.listen, Listen::Unix(_)) {
+        let problem =
+            "is a socket in the file system, where TLS is not spoken: leave `http.tls` empty";
+        section.mistake("listen", problem.to_owned());
+    }
     section.end();
     http
+}
+
+fn tls(mut section: Section<'_>) -> Option<Tls> {
+    let mut file = |name| {
+        section.read(name, "the path of a file in PEM, or \"\"", |written| {
+            Some((!written.is_empty()).then(|| PathBuf::from(written)))
+        })
+    };
+    let [certificate, key, client_ca] =
+        ["certificate_file", "key_file", "client_ca_file"].map(&mut file);
+    let tls = match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            let files = Files { certificate, key, client_ca };
+            section.file(&files.certificate.to_string_lossy());
+            section.file(&files.key.to_string_lossy());
+            let read = || {
+                let certificate = Arc::new(Certificate::read(&files)?);
+                let server = server_config(Arc::clone(&certificate), &files)?;
+                Ok::<_, TlsError>((certificate, server))
+            };
+            match read() {
+                Ok((certificate, server)) => Some(Tls { certificate, server }),
+                Err(error) => {
+                    section.mistake("certificate_file", format!("cannot be used: {error}"));
+                    None
+                }
+            }
+        }
+        (None, None) if client_ca.is_none() => None,
+        (Some(_) | None, _) => {
+            let problem = "is not given, or its `key_file` is not: TLS needs both";
+            section.mistake("certificate_file", problem.to_owned());
+            None
+        }
+    };
+    section.end();
+    tls
+}
+
+fn socket_access(section: &mut Section<'_>) -> SocketAccess {
+    let mode = section.read("socket_mode", "three octal digits, such as 660", |written| {
+        let is_octal = written.len() == 3 && written.bytes().all(|b| (b'0'..b'8').contains(&b));
+        u32::from_str_radix(written, 8).ok().filter(|_| is_octal)
+    });
+    let name_or_number = |name: &str, found: fn(&str) -> Option<u32>| match name {
+        "" => Some(None),
+        name => name.parse().ok().or_else(|| found(name)).map(Some),
+    };
+    let user = |name: &str| Some(User::from_name(name).ok()??.uid.as_raw());
+    let group = |name: &str| Some(Group::from_name(name).ok()??.gid.as_raw());
+    let allowed = "a user and a group that there are, such as relay:www-data, or \"\"";
+    let (owner, group) = section.read("socket_owner", allowed, |written| {
+        let (owner, owning_group) = written.split_once(':').unwrap_or((written, ""));
+        Some((name_or_number(owner, user)?, name_or_number(owning_group, group)?))
+    });
+    SocketAccess { mode, owner, group }
 }
 
 /// Networks joined by commas.

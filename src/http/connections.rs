@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{dev::Extensions, rt::net::TcpStream};
 use socket2::SockRef;
 
@@ -51,7 +52,8 @@ impl Connections {
 
     /// Notes a new connection in its own data, or ends it if it is one too many.
     pub fn note(self: &Arc<Self>, stream: &dyn Any, data: &mut Extensions) {
-        let stream = stream.downcast_ref::<TcpStream>();
+        let of_tls = || stream.downcast_ref::<TlsStream<TcpStream>>().map(|tls| tls.get_ref().0);
+        let stream = stream.downcast_ref::<TcpStream>().or_else(of_tls);
         let address = stream.and_then(|stream| stream.peer_addr().ok()).map(|peer| peer.ip());
         let mut open = self.open();
         open.count += 1;

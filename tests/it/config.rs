@@ -12,7 +12,9 @@ use std::{
 use ::config::{Config, File, FileFormat, Map, Value, ValueKind};
 use clickpesa_relay::{
     application::{Application, networks::ForwardedHeader},
-    config::{Kafka, Listen, LogFormat, Mistake, Mistakes, REFERENCE, Settings, Written},
+    config::{
+        Kafka, Listen, LogFormat, Mistake, Mistakes, REFERENCE, Settings, SocketAccess, Written,
+    },
     event::kind::Kind,
     kafka::{GUARDED, REFUSED},
     record::EventFormat,
@@ -155,6 +157,8 @@ fn reference_is_what_is_meant() {
     assert_eq!((limits.connections_max, limits.connections_per_address_max), (16_384, 8192));
     assert_eq!(limits.rejections_per_second, 1000);
     assert_eq!(settings.http.networks.header, ForwardedHeader::XForwardedFor);
+    assert!(settings.http.tls.is_none());
+    assert_eq!(settings.http.socket, SocketAccess { mode: 0o660, owner: None, group: None });
     assert_eq!(settings.admin_listen, "127.0.0.1:9464");
     assert_eq!(settings.log.filter.to_string(), "info");
     assert_eq!(settings.log.format, LogFormat::Text);
@@ -187,9 +191,15 @@ fn nothing_else_is_accepted() {
     let parents = keys.iter().map(|key| key.rsplit_once('.').map_or("", |(parent, _)| parent));
     let mut parents: BTreeSet<_> = parents.chain(tables.iter().map(String::as_str)).collect();
     parents.retain(|table| !tables_of_names.iter().any(|open| table.contains(open)));
-    let expected =
-        ["", "admin", "applications.default", "delivery", "http", "kafka", "kafka.topics"];
-    let names = ["kafka.topics.names", "kafka.topics.retention", "log", "rejected", "spool"];
+    let expected = ["", "admin", "applications.default", "delivery", "http", "http.tls", "kafka"];
+    let names = [
+        "kafka.topics",
+        "kafka.topics.names",
+        "kafka.topics.retention",
+        "log",
+        "rejected",
+        "spool",
+    ];
     assert_eq!(parents, expected.into_iter().chain(names).collect());
     for table in parents {
         let key = [table, "bogus"].iter().filter(|s| !s.is_empty()).copied().collect::<Vec<_>>();
@@ -200,7 +210,7 @@ fn nothing_else_is_accepted() {
         assert_says(&problem, &["the environment", " is no "]);
     }
     // A table where there is none, too.
-    let problem = mistake("http.tls.key", &format!("{KEYED}[http.tls]\nkey = 1\n"), &[]);
+    let problem = mistake("http.log.level", &format!("{KEYED}[http.log]\nlevel = 1\n"), &[]);
     assert_says(&problem, &["no setting of the relay"]);
 }
 
@@ -262,14 +272,21 @@ const NETWORKS: &str = "allowed is networks such as 10.0.0.0/8, joined by commas
 const LEVEL: &str =
     "allowed is error, warn, info, debug or trace, or target=level pairs joined by commas";
 
-/// A key, values that it does not take, and the words for what it does.
-const WRONG: [(&str, &[&str], &str); 53] = [
+/// A key, values that it does not take, and the words for what it does. Of the files of TLS any text
+/// is a path.
+const WRONG: [(&str, &[&str], &str); 59] = [
     ("shutdown_within", &["0s", "soon", ""], DURATION),
     (
         "http.listen",
         &["8080", "nowhere", "unix:", "host:65536"],
         "allowed is an address and a port, or unix:/path",
     ),
+    ("http.socket_mode", &["0660", "66", "668", "rw"], "allowed is three octal digits"),
+    ("http.socket_owner", &["nobody-we-know", ":no-such-group"], "allowed is a user and a group"),
+    ("http.tls.certificate_file", &[], "the path of a file in PEM"),
+    ("http.tls.key_file", &[], "the path of a file in PEM"),
+    ("http.tls.client_ca_file", &[], "the path of a file in PEM"),
+    ("admin.public", &["yes"], FLAG),
     ("http.workers", &["1025", "-1", "1.5", "many"], "allowed is a whole number from 0 to 1024"),
     ("http.answer_within", &["8", "-8s"], DURATION),
     ("http.body_within", &["true", "1 month"], DURATION),
@@ -402,15 +419,15 @@ fn a_value_is_no_table() {
 
 #[test]
 fn all_mistakes_are_named_at_once() {
-    let file = WRONG.iter().fold(String::new(), |file, (key, values, _)| {
-        file + &format!("{key} = \"{}\"\n", values[0])
-    });
+    let wrong = WRONG.iter().filter_map(|(key, values, _)| Some((*key, *values.first()?)));
+    let file =
+        wrong.clone().map(|(key, value)| format!("{key} = \"{value}\"\n")).collect::<String>();
     let mistakes = mistakes(&file, &[]);
     let named: BTreeSet<_> = mistakes.iter().map(|mistake| mistake.key.as_str()).collect();
-    assert_eq!(named, WRONG.iter().map(|(key, ..)| *key).collect());
-    assert_eq!(mistakes.len(), WRONG.len());
+    assert_eq!(named, wrong.clone().map(|(key, _)| key).collect());
+    assert_eq!(mistakes.len(), wrong.clone().count());
     let text = Mistakes(mistakes).to_string();
-    assert_eq!(text.lines().count(), WRONG.len(), "a line each: {text}");
+    assert_eq!(text.lines().count(), wrong.count(), "a line each: {text}");
     assert!(text.lines().all(|line| line.starts_with('`')), "{text}");
 }
 
@@ -419,6 +436,49 @@ fn a_body_cannot_take_longer_than_its_answer() {
     let problem = mistake("http.body_within", &format!("{KEYED}http.body_within = \"9s\""), &[]);
     assert_says(&problem, &["is longer than `http.answer_within`"]);
     settings(&format!("{KEYED}http.body_within = \"8s\""), &[]);
+}
+
+#[test]
+fn admin_is_public_only_where_that_is_said() {
+    for address in ["0.0.0.0:9464", "10.0.0.1:9464", "[::]:9464", "relay:9464", "127.1:9464"] {
+        let problem = mistake("admin.listen", KEYED, &[("ADMIN__LISTEN", address)]);
+        assert_says(&problem, &["no address of this machine alone", "`admin.public`"]);
+        settings(KEYED, &[("ADMIN__LISTEN", address), ("ADMIN__PUBLIC", "true")]);
+    }
+    for address in ["127.0.0.1:9464", "127.8.8.8:9464", "[::1]:9464", "localhost:9464"] {
+        settings(KEYED, &[("ADMIN__LISTEN", address)]);
+    }
+}
+
+#[test]
+fn the_files_of_tls() {
+    let (certificate, key) = ("http.tls.certificate_file", "HTTP__TLS__KEY_FILE");
+    let no_pem = TestFile::new(SECRET);
+    for (given, variables) in [
+        ("HTTP__TLS__CERTIFICATE_FILE", &[][..]),
+        (key, &[]),
+        ("HTTP__TLS__CLIENT_CA_FILE", &[]),
+        ("HTTP__TLS__CERTIFICATE_FILE", &[("HTTP__TLS__CLIENT_CA_FILE", "/nowhere")]),
+    ] {
+        let variables = [variables, &[(given, no_pem.path())]].concat();
+        assert_says(&mistake(certificate, KEYED, &variables), &["TLS needs both"]);
+    }
+    for path in [no_pem.path(), "/nowhere"] {
+        let variables = [("HTTP__TLS__CERTIFICATE_FILE", path), (key, no_pem.path())];
+        let problem = mistake(certificate, KEYED, &variables);
+        assert_says(&problem, &["cannot be used", path]);
+        assert!(!problem.contains(SECRET), "{problem}");
+    }
+    let issued = rcgen::generate_simple_self_signed(["relay.test".to_owned()]).unwrap();
+    let issued = [issued.cert.pem(), issued.signing_key.serialize_pem()].map(TestFile::new);
+    let files = [("HTTP__TLS__CERTIFICATE_FILE", issued[0].path()), (key, issued[1].path())];
+    assert!(settings(KEYED, &files).http.tls.is_some());
+    let socket = [&files[..], &[("HTTP__LISTEN", "unix:/run/relay.sock")]].concat();
+    assert_says(&mistake("http.listen", KEYED, &socket), &["TLS is not spoken"]);
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let other = TestFile::new(other);
+    let problem = mistake(certificate, KEYED, &[files[0], (key, other.path())]);
+    assert_says(&problem, &["cannot be used", "the certificate and its key"]);
 }
 
 #[test]

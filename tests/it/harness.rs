@@ -1,17 +1,12 @@
 //! A relay in this process or as a process, the Kafka behind it, and verbs for both.
 
-#![expect(clippy::unwrap_used, reason = "a harness that cannot go on fails its test")]
-
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt::Write as _,
-    io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    os::unix::net::UnixStream,
-    path::Path,
-    process::{Child, Command, ExitStatus, Stdio},
+    io::Write,
+    net::{SocketAddr, TcpListener},
+    process::{Command, Stdio},
     sync::{
-        Arc, LazyLock, Mutex,
+        LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
@@ -38,6 +33,23 @@ use clickpesa_relay::{
 use jiff::Timestamp;
 use serde_json::Value;
 use tokio::sync::oneshot;
+
+#[path = "harness/directory.rs"]
+mod directory;
+#[path = "harness/http.rs"]
+mod http;
+#[path = "harness/process.rs"]
+mod process;
+#[path = "harness/samples.rs"]
+mod samples;
+
+#[allow(unused_imports, reason = "not every binary needs all of it")]
+pub(crate) use self::{
+    directory::Directory,
+    http::{Answer, Connection, ask, request},
+    process::Process,
+    samples::Samples,
+};
 
 /// The checksum key of the application `default`; the samples are signed with it.
 pub(crate) const KEY: &str = "test-checksum-key";
@@ -135,177 +147,6 @@ pub(crate) fn list(bodies: &[String]) -> Vec<u8> {
     let signed: Vec<_> =
         bodies.iter().map(|body| String::from_utf8(signed(body)).unwrap()).collect();
     format!("[{}]", signed.join(",")).into_bytes()
-}
-
-// --- HTTP -----------------------------------------------------------------------------
-
-/// An answer as it came over the wire.
-#[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) head: String,
-    pub(crate) body: String,
-}
-
-impl Answer {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let mut headers = self.head.lines().filter_map(|line| line.split_once(':'));
-        headers.find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
-    }
-
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-
-    /// The events that it says are published.
-    #[track_caller]
-    pub(crate) fn events(&self) -> Vec<Value> {
-        assert_eq!(self.status, 200, "{self:?}");
-        self.json()["events"].as_array().unwrap().clone()
-    }
-
-    /// Their ids.
-    #[track_caller]
-    pub(crate) fn ids(&self) -> Vec<String> {
-        self.events().iter().map(|event| event["id"].as_str().unwrap().to_owned()).collect()
-    }
-}
-
-/// A socket to the relay, over which a test may say what no client library would.
-pub(crate) struct Connection<S = TcpStream>(pub(crate) S);
-
-impl Connection {
-    pub(crate) fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(stream)
-    }
-
-    /// Whether bytes of an answer are there, waiting for no longer than this.
-    pub(crate) fn is_answered(&self, within: Duration) -> bool {
-        self.0.set_read_timeout(Some(within)).unwrap();
-        let is_answered = self.0.peek(&mut [0]).is_ok_and(|count| count > 0);
-        self.0.set_read_timeout(Some(PATIENCE)).unwrap();
-        is_answered
-    }
-}
-
-impl Connection<UnixStream> {
-    pub(crate) fn open_unix(path: &Path) -> Self {
-        let stream = UnixStream::connect(path).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(stream)
-    }
-}
-
-impl<S: Read + Write> Connection<S> {
-    /// Sends bytes as they are. A relay that has heard enough may have closed the socket: what
-    /// counts is its answer.
-    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
-        self.0.write_all(bytes).is_ok()
-    }
-
-    /// The answer; fails where the connection ends without one.
-    #[track_caller]
-    pub(crate) fn answer(&mut self) -> Answer {
-        self.try_answer(true).expect("the connection ended without an answer")
-    }
-
-    /// The answer, unless the connection ends without one.
-    pub(crate) fn try_answer(&mut self, has_body: bool) -> Option<Answer> {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            match self.0.read(&mut byte) {
-                Ok(1) => head.push(byte[0]),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    panic!("no answer within {PATIENCE:?}")
-                }
-                _ => return None,
-            }
-        }
-        let head = String::from_utf8(head).unwrap();
-        let status = head.split(' ').nth(1)?.parse().unwrap();
-        let mut answer = Answer { status, head, body: String::new() };
-        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
-        let mut body = vec![0; if has_body { length } else { 0 }];
-        self.0.read_exact(&mut body).unwrap();
-        answer.body = String::from_utf8(body).unwrap();
-        Some(answer)
-    }
-}
-
-/// The bytes of a request.
-pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Vec<u8> {
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: relay\r\n");
-    for (name, value) in headers {
-        write!(head, "{name}: {value}\r\n").unwrap();
-    }
-    if !body.is_empty() || method == "POST" {
-        write!(head, "content-length: {}\r\n", body.len()).unwrap();
-    }
-    [head.as_bytes(), b"\r\n", body].concat()
-}
-
-/// Sends one request over a connection of its own.
-pub(crate) fn ask(address: SocketAddr, request: &[u8]) -> Answer {
-    let mut connection = Connection::open(address);
-    connection.send(request);
-    connection.try_answer(!request.starts_with(b"HEAD")).expect("an answer")
-}
-
-// --- Metrics --------------------------------------------------------------------------
-
-/// What `/metrics` says, by the text of name and labels.
-#[derive(Debug)]
-pub(crate) struct Samples(BTreeMap<String, f64>);
-
-impl Samples {
-    pub(crate) fn read(page: &str) -> Self {
-        let lines = page.lines().filter(|line| !line.starts_with('#'));
-        Self(
-            lines
-                .map(|line| {
-                    let (series, value) = line.rsplit_once(' ').unwrap();
-                    let series = series.strip_prefix("clickpesa_relay_").unwrap_or_else(|| {
-                        panic!("a metric without our prefix: {line}");
-                    });
-                    (series.to_owned(), value.parse().unwrap())
-                })
-                .collect(),
-        )
-    }
-
-    /// The sum of all series of a metric that have all these labels, such as `reason="busy"`.
-    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
-        self.series(name, labels).sum()
-    }
-
-    fn series(&self, name: &str, labels: &[&str]) -> impl Iterator<Item = f64> {
-        let is_meant = |series: &str| {
-            series.split('{').next() == Some(name)
-                && labels.iter().all(|label| series.contains(label))
-        };
-        self.0.iter().filter(move |(series, _)| is_meant(series)).map(|(_, value)| *value)
-    }
-
-    pub(crate) fn has_series(&self, name: &str, labels: &[&str]) -> bool {
-        self.series(name, labels).next().is_some()
-    }
-
-    /// How many requests ended so.
-    pub(crate) fn ended(&self, outcome: &str, reason: &str) -> f64 {
-        let labels = [format!("outcome=\"{outcome}\""), format!("reason=\"{reason}\"")];
-        self.sum("outcomes_total", &[&labels[0], &labels[1]])
-    }
-
-    #[track_caller]
-    pub(crate) fn assert_balanced(&self) {
-        let received = self.sum("received_total", &[]);
-        let ended = self.sum("outcomes_total", &[]);
-        let in_flight = self.sum("in_flight", &[]);
-        assert!((received - ended - in_flight).abs() < 0.5, "{self:#?}");
-    }
 }
 
 // --- A relay in this process ----------------------------------------------------------
@@ -582,116 +423,4 @@ pub(crate) fn header<'r>(record: &'r StoredRecord, name: &str) -> &'r str {
     let (_, value) = headers.next().unwrap_or_else(|| panic!("no header {name}: {record:?}"));
     assert!(headers.next().is_none(), "header {name} is repeated");
     std::str::from_utf8(value).unwrap()
-}
-
-// --- The relay as a process -----------------------------------------------------------
-
-/// The binary, that is killed with this value. Its log is JSON.
-pub(crate) struct Process {
-    child: Child,
-    lines: Arc<Mutex<Vec<String>>>,
-}
-
-impl Process {
-    /// Starts `serve`.
-    pub(crate) fn serve(setup: Setup) -> Self {
-        Self::start(setup, &[])
-    }
-
-    /// Starts `serve` with arguments.
-    pub(crate) fn start(setup: Setup, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_clickpesa-relay"))
-            .arg("serve")
-            .args(arguments)
-            .env_clear()
-            .envs(setup.set("log.format", "json").environment())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (shared, stderr) = (Arc::clone(&lines), child.stderr.take().unwrap());
-        thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                shared.lock().unwrap().push(line);
-            }
-        });
-        Self { child, lines }
-    }
-
-    /// Starts `serve` and waits until it is ready.
-    pub(crate) fn serve_ready(setup: Setup) -> Self {
-        let process = Self::serve(setup);
-        process.await_line("the log says ready", |line| line["message"] == "ready");
-        process
-    }
-
-    /// Everything that was logged until now.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap().clone()
-    }
-
-    /// Waits for a line of the log.
-    #[track_caller]
-    pub(crate) fn await_line(&self, awaited: &str, is_it: impl Fn(&Value) -> bool) -> Value {
-        let started = Instant::now();
-        loop {
-            let lines = self.lines();
-            let found = lines
-                .iter()
-                .filter_map(|line| serde_json::from_str(line).ok())
-                .find(|line: &Value| is_it(line));
-            match found {
-                Some(line) => return line,
-                None => assert!(started.elapsed() < PATIENCE, "{awaited}: {lines:#?}"),
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// The port that it says it listens on.
-    #[track_caller]
-    pub(crate) fn address(&self, key: &str) -> SocketAddr {
-        let wanted = format!("listening: {key}");
-        let line = self.await_line(&wanted, |line| line["message"] == wanted);
-        line["address"].as_str().unwrap().parse().unwrap()
-    }
-
-    pub(crate) fn samples(&self) -> Samples {
-        Samples::read(
-            &ask(self.address("admin.listen"), &request("GET", "/metrics", &[], b"")).body,
-        )
-    }
-
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Sends a signal, by its name without `SIG`.
-    pub(crate) fn signal(&self, name: &str) {
-        let id = self.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
-    }
-
-    /// Waits until it has ended by itself.
-    #[track_caller]
-    pub(crate) fn end(&mut self) -> ExitStatus {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(started.elapsed() < PATIENCE, "it does not end: {:#?}", self.lines());
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // By its own id, and harmless where it has ended.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
 }

@@ -1,7 +1,5 @@
 //! What comes out of Kafka, as read by software that is not ours.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
-
 use std::{path::Path, process::Command};
 
 use serde_json::{Map, Value, json};

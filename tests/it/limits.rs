@@ -10,7 +10,8 @@ use std::{
 use clickpesa_relay::{http::WEBHOOKS, kafka::embedded::EmbeddedBroker};
 
 use crate::harness::{
-    Answer, App, Connection, KEY, PATIENCE, Setup, eventually, payment, request, signed,
+    Answer, App, Connection, KEY, PATIENCE, Process, Setup, ask, eventually, payment, request,
+    signed,
 };
 
 fn post(reference: &str) -> Vec<u8> {
@@ -110,6 +111,46 @@ fn a_connection_without_a_request_is_ended_in_time() {
     read_to_end(&mut used);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     eventually("none is left", || (app.samples().sum("connections", &[]) == 0.0).then_some(()));
+}
+
+#[test]
+fn connections_leave_files_for_kafka() {
+    let process = Process::serve_with_files(Setup::new(), 400);
+    let lowered = process.await_line("the log warns", |line| {
+        line["message"].as_str().is_some_and(|said| said.contains("`ulimit -n`"))
+    });
+    assert_eq!((&lowered["limit"], &lowered["connections_max"]), (&400.into(), &200.into()));
+    let address = process.address("http.listen");
+    let mut open: Vec<_> = (0..500).map(|_| Connection::open(address)).collect();
+    eventually("those that are too many are refused", || {
+        (process.samples().sum("connections_refused_total", &[]) >= 300.0).then_some(())
+    });
+    // The first one opens the connections to Kafka.
+    open[0].send(&post("REF-1"));
+    assert_eq!(open[0].answer().status, 200);
+}
+
+/// Fewer files than even that needs.
+#[test]
+fn running_out_of_files_is_survived() {
+    let process = Process::serve_with_files(Setup::new(), 60);
+    let address = process.address("http.listen");
+    process.await_line("the log says ready", |line| line["message"] == "ready");
+    assert_eq!(ask(address, &post("REF-1")).status, 200);
+    let mut open: Vec<_> = (0..60).map(|_| Connection::open(address)).collect();
+    process.await_line("the log says why none is accepted", |line| {
+        line["message"].as_str().is_some_and(|said| said.contains("Too many open files"))
+    });
+    // It waits, rather than to try again and again.
+    let (before, started) = (process.cpu_time(), Instant::now());
+    thread::sleep(Duration::from_secs(1));
+    let busy = (process.cpu_time() - before).as_secs_f64() / started.elapsed().as_secs_f64();
+    assert!(busy < 0.3, "{busy} of a core, for nothing");
+    // Those that it has are served, and all others when there is room.
+    open[0].send(&post("REF-2"));
+    assert_eq!(open[0].answer().status, 200);
+    drop(open);
+    assert_eq!(ask(address, &post("REF-3")).status, 200);
 }
 
 // --- Bodies ---------------------------------------------------------------------------

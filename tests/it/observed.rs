@@ -1,7 +1,5 @@
 //! What an operator sees: metrics, liveness, readiness, the log.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
-
 use std::{
     net::SocketAddr,
     process::Command,

@@ -1,7 +1,5 @@
 //! What is in Kafka once the answer is 200.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
-
 use std::{
     collections::HashMap,
     fs,

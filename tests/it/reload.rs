@@ -5,7 +5,6 @@ use std::{
     fs,
     io::Read,
     os::unix::fs::{FileExt, symlink},
-    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
@@ -13,36 +12,9 @@ use std::{
 use clickpesa_relay::http::WEBHOOKS;
 
 use crate::harness::{
-    Answer, Connection, KEY, Process, Setup, ask, eventually, payment, request, signed_with, unique,
+    Answer, Connection, Directory, KEY, Process, Setup, ask, eventually, payment, request,
+    signed_with,
 };
-
-/// A directory that goes with the test.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}reload", unique()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-
-    /// Puts a file in place as a whole.
-    fn put(&self, name: &str, content: &str) {
-        let new = self.0.join("new");
-        fs::write(&new, content).unwrap();
-        fs::rename(new, self.0.join(name)).unwrap();
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).ok();
-    }
-}
 
 /// A relay whose application has its keys in files of that directory.
 fn setup(directory: &Directory, keys: &[&str]) -> Setup {

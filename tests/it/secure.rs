@@ -1,7 +1,5 @@
 //! SASL and TLS, by librdkafka's properties alone.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
-
 use std::{fs, path::Path, time::Instant};
 
 use crate::harness::{Process, Setup, ask, header, payment, provided, request, signed, unique};

@@ -1,12 +1,7 @@
 //! The end of the process: in order, within its deadline, or at once.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
-
 use std::{
     collections::BTreeSet,
-    fs, io,
-    os::unix::net::UnixListener,
-    path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
@@ -195,78 +190,4 @@ fn what_was_acknowledged_before_it_ended_is_read_by_the_next() {
     let mut reader = Reader::open(&properties, &[topic], From::Start).unwrap();
     let record = eventually("the record", || reader.next(Duration::from_millis(100)).unwrap());
     assert!(record.headers.contains(&("ce_id".to_owned(), id[0].clone().into_bytes())));
-}
-
-// --- A socket in the file system --------------------------------------------------------
-
-/// A path short enough for a socket, removed with this value.
-struct SocketPath(PathBuf);
-
-impl SocketPath {
-    fn new(name: &str) -> Self {
-        Self(std::env::temp_dir().join(format!("relay-{}-{name}", std::process::id())))
-    }
-
-    fn setup(&self) -> Setup {
-        Setup::new().set("http.listen", &format!("unix:{}", self.0.display()))
-    }
-
-    fn post(&self, reference: &str) -> Answer {
-        let mut connection = Connection::open_unix(&self.0);
-        connection.send(&post(reference));
-        connection.answer()
-    }
-}
-
-impl Drop for SocketPath {
-    fn drop(&mut self) {
-        fs::remove_file(&self.0).ok();
-    }
-}
-
-#[test]
-fn it_listens_on_a_socket_in_the_file_system() {
-    let path = SocketPath::new("listen");
-    let mut process = Process::serve_ready(path.setup());
-    assert_eq!(path.post("REF-1").status, 200);
-    process.signal("TERM");
-    assert_eq!(process.end().code(), Some(0));
-    // A second start works, whatever the first left.
-    let _process = Process::serve_ready(path.setup());
-    assert_eq!(path.post("REF-2").status, 200);
-}
-
-#[test]
-fn a_socket_left_by_a_killed_process_is_replaced() {
-    let path = SocketPath::new("killed");
-    let mut process = Process::serve_ready(path.setup());
-    process.signal("KILL");
-    process.end();
-    assert!(path.0.exists(), "nobody could tidy up");
-    let _process = Process::serve_ready(path.setup());
-    assert_eq!(path.post("REF-1").status, 200);
-}
-
-#[test]
-fn a_socket_that_somebody_listens_on_is_left_alone() {
-    let path = SocketPath::new("taken");
-    let listener = UnixListener::bind(&path.0).unwrap();
-    let mut process = Process::serve(path.setup());
-    assert_eq!(process.end().code(), Some(1));
-    let log = eventually("the reason", || {
-        let log = process.lines().join("\n");
-        log.contains("http.listen").then_some(log)
-    });
-    assert!(log.contains("cannot listen on unix:"), "{log}");
-    assert!(path.0.exists());
-    drop(listener);
-}
-
-#[test]
-fn a_file_that_is_no_socket_is_left_alone() {
-    let path = SocketPath::new("file");
-    fs::write(&path.0, "precious").unwrap();
-    let mut process = Process::serve(path.setup());
-    assert_eq!(process.end().code(), Some(1));
-    assert_eq!(io::read_to_string(fs::File::open(&path.0).unwrap()).unwrap(), "precious");
 }

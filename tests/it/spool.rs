@@ -19,9 +19,10 @@ use futures_util::future::join_all;
 use serde_json::Value;
 
 use self::support::{
-    DIRECTORY, Directory, Driven, MAX_BYTES, TOPIC, append, block_on, close, do_as_told,
-    eventually, log_of, numbers, oldest, open, record,
+    DIRECTORY, Driven, MAX_BYTES, TOPIC, append, block_on, close, do_as_told, log_of, numbers,
+    oldest, open, record,
 };
+use crate::harness::{Directory, eventually};
 
 /// Does nothing, but in a process that another test has started.
 #[test]
@@ -324,7 +325,7 @@ fn check_damage(damage: &Damage) {
     }
     let log = path.join("spool.sqlite-wal");
     if damage.is_closed {
-        eventually("the log is copied back", || fs::metadata(&log).is_err());
+        eventually("the log is copied back", || fs::metadata(&log).is_err().then_some(()));
     }
     (damage.act)(&path.join("spool.sqlite"), &log);
 
@@ -447,7 +448,7 @@ fn what_is_appended_to_a_deleted_file_is_in_another() {
         assert!(matches!(refused, Err(OpenError::InUse { .. })), "the new directory is locked too");
         drop(spool);
         eventually("it has let go of it", || {
-            fs::File::open(directory.spool().join("lock")).unwrap().try_lock().is_ok()
+            fs::File::open(directory.spool().join("lock")).unwrap().try_lock().ok()
         });
         let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
         assert_eq!(numbers(&spool), [300..310, 0..300].into_iter().flatten().collect::<Vec<_>>());
@@ -619,7 +620,7 @@ fn check_faults(fault: &str, said: &str) {
 
     // Nothing is asked of it, and yet it finds out that it is well.
     faults.set("");
-    eventually("it is well again", || driven.ask("room") == "true");
+    eventually("it is well again", || (driven.ask("room") == "true").then_some(()));
     assert_eq!(driven.ask("read"), "[2]", "{fault}");
     assert_eq!(driven.ask("append 6"), "ok 6", "{fault}");
     let log = fs::read_to_string(log_of(&path)).unwrap();
@@ -680,7 +681,7 @@ fn a_full_disk_is_told_and_left_again() {
     let log = fs::read_to_string(log_of(&path)).unwrap();
     assert!(log.contains("disk is full"), "{log}");
     assert_eq!(driven.ask("clear"), "cleared");
-    eventually("it is well again", || driven.ask("room") == "true");
+    eventually("it is well again", || (driven.ask("room") == "true").then_some(()));
     assert_eq!(driven.ask(&format!("append {last}")), format!("ok {last}"));
     assert_eq!(driven.ask("read"), format!("{:?}", (1..=last).collect::<Vec<_>>()));
     driven.end();

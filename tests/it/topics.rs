@@ -1,7 +1,5 @@
 //! The topics at start: made, verified, or an error that names the topic and the act.
 
-#![expect(clippy::unwrap_used, reason = "a step that fails fails its test")]
-
 use std::{
     collections::HashMap,
     io,

@@ -26,7 +26,8 @@ use proptest::{
     test_runner::{RngAlgorithm, TestRng},
 };
 
-use super::support::{Directory, Driven, MAX_BYTES, append, block_on, close, numbers};
+use super::support::{Driven, MAX_BYTES, append, block_on, close, numbers};
+use crate::harness::Directory;
 
 const SECTOR: usize = 512;
 

@@ -6,12 +6,7 @@ use std::{
     io::{BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
+    sync::Arc,
 };
 
 use clickpesa_relay::{
@@ -32,40 +27,6 @@ pub(crate) const TOPIC: &str = "payments";
 
 /// Names the directory of the spool that a driven process is to open.
 pub(crate) const DIRECTORY: &str = "RELAY_TEST_SPOOL";
-
-/// A directory that goes with the test.
-#[derive(Debug)]
-pub(crate) struct Directory(pub(crate) PathBuf);
-
-impl Directory {
-    pub(crate) fn new() -> Self {
-        Self::below(Path::new(env!("CARGO_TARGET_TMPDIR")))
-    }
-
-    /// In memory where that can be, for tests that write much and need no disk.
-    pub(crate) fn in_memory() -> Self {
-        let shared = Path::new("/dev/shm");
-        if shared.is_dir() { Self::below(shared) } else { Self::new() }
-    }
-
-    fn below(parent: &Path) -> Self {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = parent.join(format!("relay-spool-{}-{count}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn spool(&self) -> PathBuf {
-        self.0.join("spool")
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).ok();
-    }
-}
 
 pub(crate) fn open(directory: &Path, max_bytes: u64) -> (Arc<Spool>, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::default());
@@ -122,15 +83,6 @@ pub(crate) fn numbers(spool: &Spool) -> Vec<u64> {
 pub(crate) async fn append(spool: &Arc<Spool>, numbers: impl IntoIterator<Item = u64>) {
     let records = numbers.into_iter().map(record).collect();
     spool.append(records).await.unwrap();
-}
-
-/// Waits for what nothing tells of.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "not within 20 s: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// Another process with a spool, which does as it is told.
