@@ -6,7 +6,7 @@ mod meaning;
 mod section;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -24,7 +24,7 @@ use self::{
 use crate::{
     application::{Application, networks::Networks},
     http::{Limits, tls::Certificate},
-    kafka::{Properties, topics::Topics},
+    kafka::{Properties, check_property, topics::Topics},
     record::EventFormat,
 };
 
@@ -257,12 +257,11 @@ impl Written {
             });
             with_dots(names).into_iter().map(move |(name, value)| (format!("{table}{name}"), value))
         });
+        let known = known_settings();
         let shown = |(key, value): (String, Value)| {
             let origin = origin(&value);
-            let value = match is_secret(&key) {
-                true => "***".to_owned(),
-                false => value.into_string().unwrap_or_default(),
-            };
+            let value = value.into_string().unwrap_or_default();
+            let value = if may_be_shown(&key, &value, &known) { value } else { "***".to_owned() };
             InForce { key, value, origin }
         };
         let mut in_force: Vec<_> = others.into_iter().chain(in_tables).map(shown).collect();
@@ -415,9 +414,35 @@ const DOTTED: [&str; 4] = [
     "kafka.property_files.",
 ];
 
-/// Whether a setting must not be shown.
-fn is_secret(key: &str) -> bool {
-    let secret = ["password", "secret", "pem", "token", "jaas", "oauthbearer.config", "passphrase"];
-    key.contains(".checksum_keys.")
-        || key.starts_with("kafka.properties.") && secret.iter().any(|word| key.contains(word))
+/// The tables whose names are the user's own, and whose values are no secrets.
+const OPEN: [&str; 5] = [
+    "applications.default.checksum_headers.",
+    "applications.default.checksum_key_files.",
+    "kafka.property_files.",
+    "kafka.topics.names.",
+    "kafka.topics.retention.",
+];
+
+/// The paths of all settings that the reference names.
+fn known_settings() -> BTreeSet<String> {
+    let reference = Config::builder().add_source(File::from_str(REFERENCE, FileFormat::Toml));
+    let reference = reference.build().and_then(|reference| reference.cache.into_table());
+    let mut flat = Vec::new();
+    flatten("", reference.expect("a test reads the reference"), &mut flat);
+    flat.into_iter().map(|(key, _)| key).collect()
+}
+
+/// Whether the value of a setting is no secret. One that is unknown is taken for one: its name may
+/// be that of a secret with a slip in it.
+fn may_be_shown(key: &str, value: &str, known: &BTreeSet<String>) -> bool {
+    if let Some(property) = key.strip_prefix("kafka.properties.") {
+        let secret =
+            ["password", "secret", "pem", "token", "jaas", "oauthbearer.config", "passphrase"];
+        let is_secret = secret.iter().any(|word| property.contains(word));
+        return !is_secret && check_property(property, value).is_ok();
+    }
+    let of_application = key.strip_prefix("applications.").and_then(|rest| rest.split_once('.'));
+    let key = of_application
+        .map_or_else(|| key.to_owned(), |(_, setting)| format!("applications.default.{setting}"));
+    known.contains(&key) || OPEN.iter().any(|table| key.starts_with(table))
 }

@@ -6,7 +6,7 @@ use actix_web::http::header::HeaderName;
 use ipnet::IpNet;
 use nix::unistd::{Group, User};
 use tracing::Level;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
@@ -191,13 +191,19 @@ pub(super) fn log(mut section: Section<'_>) -> Log {
     log
 }
 
+/// The target of the server's own complaints about what is no HTTP.
+const HTTP_PARSER: &str = "actix_http";
+
 /// `Targets` alone would take a misspelt level for the name of a target.
 fn parse_filter(written: &str) -> Option<Targets> {
     let has_level = |directive: &str| {
         let level = directive.rsplit_once('=').map_or(directive, |(_target, level)| level);
         level.parse::<Level>().is_ok()
     };
-    written.split(',').all(has_level).then(|| written.parse().ok())?
+    let filter: Targets = written.split(',').all(has_level).then(|| written.parse().ok())??;
+    let names_http = written.split(',').any(|directive| directive.starts_with(HTTP_PARSER));
+    // Whoever can connect could fill the disk with a line for each thing that is no HTTP.
+    Some(if names_http { filter } else { filter.with_target(HTTP_PARSER, LevelFilter::OFF) })
 }
 
 pub(super) fn kafka(mut section: Section<'_>) -> Kafka {

@@ -29,8 +29,12 @@ pub enum Answer {
     Spooled(Vec<Spooled>),
     /// The body cannot be a webhook.
     Malformed(Malformed),
+    /// The body is compressed, or otherwise encoded.
+    Encoded,
     /// The body did not arrive whole.
     BodyBroken,
+    /// Another protocol is asked for, so that nobody knows where the body ends.
+    UpgradeRefused,
     /// It is not proven.
     Unauthentic(Unauthentic),
     /// No application is at this path.
@@ -123,6 +127,16 @@ impl Answer {
                 "not_a_webhook",
                 "The body is neither an object nor a list",
             ),
+            Self::Encoded => rejected(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "body_encoded",
+                "The body has a Content-Encoding: send it as it is",
+            ),
+            Self::UpgradeRefused => rejected(
+                StatusCode::BAD_REQUEST,
+                "upgrade_refused",
+                "Protocols are not changed here: send the webhook without Upgrade",
+            ),
             Self::BodyBroken => {
                 rejected(StatusCode::BAD_REQUEST, "body_broken", "The body did not arrive whole")
             }
@@ -210,7 +224,7 @@ impl Answer {
 
     /// Whether it is a webhook that cannot be one, or that is not proven.
     pub fn is_rejection(&self) -> bool {
-        matches!(self, Self::Malformed(_) | Self::Unauthentic(_))
+        matches!(self, Self::Encoded | Self::Malformed(_) | Self::Unauthentic(_))
     }
 
     /// The response.
@@ -225,6 +239,9 @@ impl Answer {
         }
         if status == StatusCode::METHOD_NOT_ALLOWED {
             response.insert_header((header::ALLOW, "POST"));
+        }
+        if status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            response.insert_header((header::ACCEPT_ENCODING, "identity"));
         }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.insert_header((header::RETRY_AFTER, RETRY_AFTER_SECONDS.to_string()));
@@ -261,7 +278,9 @@ impl fmt::Display for Answer {
             Self::Malformed(cause) => cause.fmt(formatter),
             Self::Unauthentic(cause) => cause.fmt(formatter),
             Self::Unavailable(cause) => cause.fmt(formatter),
-            Self::BodyBroken
+            Self::Encoded
+            | Self::UpgradeRefused
+            | Self::BodyBroken
             | Self::UnknownPath
             | Self::MethodNotAllowed
             | Self::AddressNotAllowed

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::IpAddr, panic::AssertUnwindSafe, time::Ins
 use actix_web::{
     HttpRequest, HttpResponse,
     http::{
-        Method,
-        header::{CONTENT_LENGTH, HeaderValue},
+        ConnectionType, Method,
+        header::{CONTENT_ENCODING, CONTENT_LENGTH, HeaderValue, UPGRADE},
     },
     web,
 };
@@ -54,7 +54,12 @@ pub async fn receive(
     if answer.is_rejection() {
         relay.rejections.hold_back(started + relay.limits.answer_within).await;
     }
-    answer.into_response().map_body(|_, answer| Holding { answer, _request: body })
+    let mut response = answer.into_response();
+    if request.head().upgrade() {
+        // Or else the answer would say that the protocol is changed.
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
+    response.map_body(|_, answer| Holding { answer, _request: body })
 }
 
 async fn take(
@@ -67,6 +72,7 @@ async fn take(
     let application = application.ok_or(Answer::UnknownPath)?;
     require_post(request)?;
     require_head(request, relay.limits.head_max_bytes)?;
+    require_http(request)?;
     let sender = sender(request, &application.networks)?;
     require_service(relay)?;
     require_size(request, relay.limits.body_max_bytes)?;
@@ -113,6 +119,13 @@ fn require_head(request: &HttpRequest, bytes_max: usize) -> Result<(), Answer> {
     if bytes + target > bytes_max { Err(Answer::HeadTooLarge) } else { Ok(()) }
 }
 
+/// To a WebSocket's request the server gives what follows as its body, whatever length it says.
+fn require_http(request: &HttpRequest) -> Result<(), Answer> {
+    let upgrade = request.headers().get(UPGRADE);
+    let is_websocket = upgrade.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if is_websocket { Err(Answer::UpgradeRefused) } else { Ok(()) }
+}
+
 /// The address that the request comes from, as far as somebody trusted says it.
 fn sender(request: &HttpRequest, networks: &Networks) -> Result<Option<IpAddr>, Answer> {
     let lines = request.headers().get_all(networks.header.name());
@@ -141,8 +154,16 @@ fn verify<'b, 'p>(
     request: &HttpRequest,
     depth_max: usize,
 ) -> Result<Authentic<'b, 'p>, Answer> {
+    require_identity(request)?;
     let webhook = Unverified::parse(body, depth_max)?;
     Ok(webhook.authenticate(&application.policy, |name| header(request, name))?)
+}
+
+/// What somebody else would decode is not read as it is.
+fn require_identity(request: &HttpRequest) -> Result<(), Answer> {
+    let mut encodings = request.headers().get_all(CONTENT_ENCODING);
+    let is_identity = |name: &HeaderValue| name.as_bytes().eq_ignore_ascii_case(b"identity");
+    if encodings.all(is_identity) { Ok(()) } else { Err(Answer::Encoded) }
 }
 
 /// The headers of the request that may carry a checksum.

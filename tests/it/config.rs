@@ -160,7 +160,7 @@ fn reference_is_what_is_meant() {
     assert!(settings.http.tls.is_none());
     assert_eq!(settings.http.socket, SocketAccess { mode: 0o660, owner: None, group: None });
     assert_eq!(settings.admin_listen, "127.0.0.1:9464");
-    assert_eq!(settings.log.filter.to_string(), "info");
+    assert_eq!(settings.log.filter.to_string(), "actix_http=off,info");
     assert_eq!(settings.log.format, LogFormat::Text);
     let Kafka { properties, allow_weaker_delivery, event_format, topics } = settings.kafka;
     let servers = ("bootstrap.servers".to_owned(), "127.0.0.1:9092".to_owned());

@@ -188,6 +188,7 @@ impl Setup {
             .set("http.workers", "1")
             .set("admin.listen", "127.0.0.1:0")
             .set("shutdown_within", "2s")
+            .set("log.format", "json")
             // On a busy machine Kafka may be slow, which is not what most tests are about.
             .set("delivery.patience", "5s")
     }

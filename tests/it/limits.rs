@@ -115,7 +115,7 @@ fn a_connection_without_a_request_is_ended_in_time() {
 
 #[test]
 fn connections_leave_files_for_kafka() {
-    let process = Process::serve_with_files(Setup::new(), 400);
+    let process = Process::serve_with_files(&Setup::new(), 400);
     let lowered = process.await_line("the log warns", |line| {
         line["message"].as_str().is_some_and(|said| said.contains("`ulimit -n`"))
     });
@@ -133,7 +133,7 @@ fn connections_leave_files_for_kafka() {
 /// Fewer files than even that needs.
 #[test]
 fn running_out_of_files_is_survived() {
-    let process = Process::serve_with_files(Setup::new(), 60);
+    let process = Process::serve_with_files(&Setup::new(), 60);
     let address = process.address("http.listen");
     process.await_line("the log says ready", |line| line["message"] == "ready");
     assert_eq!(ask(address, &post("REF-1")).status, 200);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helpers too")]
 #![allow(clippy::print_stdout, reason = "seeds are printed, so that a failure can be repeated")]
 
+mod ambiguous;
 mod answers;
 mod cli;
 mod config;
@@ -11,6 +12,7 @@ mod differential;
 mod drift;
 mod golden;
 mod harness;
+mod hostile;
 mod interop;
 mod limits;
 mod networks;
@@ -20,6 +22,7 @@ mod publish;
 mod recent;
 mod rejected;
 mod reload;
+mod secrets;
 mod secure;
 mod shutdown;
 mod sockets;

@@ -256,7 +256,7 @@ fn the_admin_pages_are_not_on_the_public_port() {
 
 #[test]
 fn the_log_has_a_line_a_webhook_and_no_secret() {
-    let process = Process::serve_ready(Setup::new().set("log.level", "debug"));
+    let process = Process::serve_ready(&Setup::new().set("log.level", "debug"));
     let address = process.address("http.listen");
     let post = |body: &[u8]| ask(address, &request("POST", WEBHOOKS, &[("x-secret", KEY)], body));
     let answer = post(&signed(&payment("REF-1")));
@@ -297,7 +297,7 @@ fn the_log_has_a_line_a_webhook_and_no_secret() {
 #[test]
 fn an_abandoned_webhook_is_in_the_log() {
     let broker = EmbeddedBroker::start().unwrap();
-    let process = Process::serve_ready(Setup::on(&broker));
+    let process = Process::serve_ready(&Setup::on(&broker));
     broker.mock().broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
     let connection = send_to_reset(process.address("http.listen"));
     eventually("it is in flight", || (process.samples().sum("in_flight", &[]) > 0.5).then_some(()));

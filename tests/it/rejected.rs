@@ -173,7 +173,7 @@ impl Operator {
 fn a_key_is_mended_and_what_was_rejected_is_published() {
     // The key was copied wrongly.
     let operator = Operator::new("mistyped");
-    let process = Process::serve_ready(operator.setup.clone());
+    let process = Process::serve_ready(&operator.setup.clone());
     let post = |application: &str, body: &[u8]| {
         let path = format!("{WEBHOOKS}{application}");
         ask(process.address("http.listen"), &request("POST", &path, &[], body)).status
@@ -248,7 +248,7 @@ fn a_key_is_mended_and_what_was_rejected_is_published() {
 #[test]
 fn what_cannot_be_shown_is_said() {
     let operator = Operator::new(KEY);
-    let _process = Process::serve_ready(operator.setup.clone());
+    let _process = Process::serve_ready(&operator.setup.clone());
     let output = operator.run(&["show", "0/7"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("there is no copy at 0/7"));

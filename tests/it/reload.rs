@@ -53,7 +53,7 @@ fn await_reloads(process: &Process, outcome: &str, count: f64) {
 fn a_key_file_that_changes_is_read_again() {
     let directory = Directory::new();
     directory.put("main", "first\n");
-    let process = Process::serve_ready(setup(&directory, &["main"]));
+    let process = Process::serve_ready(&setup(&directory, &["main"]));
     assert_verifies(&process, &[("first", true), ("second", false)]);
     directory.put("main", "second\n");
     await_reloads(&process, "applied", 1.0);
@@ -71,7 +71,7 @@ fn a_key_file_that_changes_is_read_again() {
 fn a_signal_has_them_read_at_once() {
     let directory = Directory::new();
     directory.put("main", "first");
-    let process = Process::serve_ready(setup(&directory, &["main"]));
+    let process = Process::serve_ready(&setup(&directory, &["main"]));
     directory.put("main", "second");
     process.signal("HUP");
     await_reloads(&process, "applied", 1.0);
@@ -90,7 +90,7 @@ fn a_mounted_secret_that_is_swapped_is_read_again() {
     };
     version("..2026_01_01", "first");
     symlink("..data/main", directory.0.join("main")).unwrap();
-    let process = Process::serve_ready(setup(&directory, &["main"]));
+    let process = Process::serve_ready(&setup(&directory, &["main"]));
     assert_verifies(&process, &[("first", true)]);
     version("..2026_02_02", "second");
     fs::remove_dir_all(directory.0.join("..2026_01_01")).unwrap();
@@ -103,7 +103,7 @@ fn a_key_is_rotated_with_an_overlap_that_metrics_show() {
     let directory = Directory::new();
     directory.put("old", "first");
     directory.put("new", "second");
-    let process = Process::serve_ready(setup(&directory, &["old", "new"]));
+    let process = Process::serve_ready(&setup(&directory, &["old", "new"]));
     assert_verifies(&process, &[("first", true), ("second", true)]);
     let last = |key: &str| {
         let label = format!("key=\"{key}\"");
@@ -126,7 +126,7 @@ fn bad_new_keys_leave_the_old_ones_in_force() {
     let directory = Directory::new();
     directory.put("main", "first");
     directory.put("other", "also");
-    let process = Process::serve_ready(setup(&directory, &["main", "other"]));
+    let process = Process::serve_ready(&setup(&directory, &["main", "other"]));
     type Act = fn(&Directory);
     let bad: [(&str, Act); 3] = [
         ("is empty", |directory| directory.put("main", "")),
@@ -164,7 +164,7 @@ fn applications_come_and_go_with_the_file_of_settings() {
     directory.put("relay.toml", &application("shop"));
     let setup = Setup::new().without("applications.default.checksum_keys.main");
     let file = directory.path("relay.toml");
-    let process = Process::start(setup, &["--config", &file]);
+    let process = Process::start(&setup, &["--config", &file]);
     process.await_line("it is ready", |line| line["message"] == "ready");
     let status = |name: &str| {
         let path = format!("{WEBHOOKS}/{name}");
@@ -196,7 +196,7 @@ fn no_request_is_judged_by_half_a_set() {
     let directory = Directory::new();
     directory.put("stays", "stays");
     directory.put("changes", "a");
-    let process = Process::serve_ready(setup(&directory, &["stays", "changes"]));
+    let process = Process::serve_ready(&setup(&directory, &["stays", "changes"]));
     let address = process.address("http.listen");
     // Each element with a key of another set: there is no set that has both.
     let mixed = {
@@ -259,7 +259,7 @@ fn a_secret_from_a_file_is_nowhere_in_memory() {
     let directory = Directory::new();
     let (first, second) = ("hunter2-in-a-file-of-its-own", "another-one-that-nobody-knows");
     directory.put("main", first);
-    let process = Process::serve_ready(setup(&directory, &["main"]));
+    let process = Process::serve_ready(&setup(&directory, &["main"]));
     assert_verifies(&process, &[(first, true)]);
     directory.put("main", second);
     await_reloads(&process, "applied", 1.0);

@@ -41,7 +41,7 @@ fn scram_over_tls() {
 }
 
 /// Runs the binary, whose log has to say what is wrong; the answer must not wait for ever.
-fn check_refused(setup: Setup, cause: &str) {
+fn check_refused(setup: &Setup, cause: &str) {
     let process = Process::serve(setup);
     let started = Instant::now();
     let post = request("POST", "/webhooks/clickpesa", &[], &signed(&payment("REF-1")));
@@ -57,11 +57,11 @@ fn check_refused(setup: Setup, cause: &str) {
 
 #[test]
 fn a_wrong_password_is_503_and_in_the_log() {
-    check_refused(trusting("PLAIN", "wrong-secret"), "Authentication failed");
-    check_refused(trusting("SCRAM-SHA-256", "wrong-secret"), "Authentication failed");
+    check_refused(&trusting("PLAIN", "wrong-secret"), "Authentication failed");
+    check_refused(&trusting("SCRAM-SHA-256", "wrong-secret"), "Authentication failed");
 }
 
 #[test]
 fn a_broker_with_an_unknown_certificate_is_503_and_in_the_log() {
-    check_refused(secured("PLAIN", "relay-secret"), "certificate verify failed");
+    check_refused(&secured("PLAIN", "relay-secret"), "certificate verify failed");
 }

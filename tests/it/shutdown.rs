@@ -24,7 +24,7 @@ fn post(reference: &str) -> Vec<u8> {
 }
 
 /// A process and a Kafka that will not answer, with a webhook that waits for it.
-fn process_that_waits(setup: Setup, broker: &EmbeddedBroker) -> (Process, Connection) {
+fn process_that_waits(setup: &Setup, broker: &EmbeddedBroker) -> (Process, Connection) {
     let process = Process::serve_ready(setup);
     let address = process.address("http.listen");
     assert_eq!(ask(address, &post("REF-0")).status, 200);
@@ -56,7 +56,7 @@ fn post_until_it_ends(
 #[test]
 fn under_load_every_webhook_that_was_taken_gets_its_true_answer() {
     let setup = Setup::new().set("http.workers", "2");
-    let mut process = Process::serve_ready(setup.clone());
+    let mut process = Process::serve_ready(&setup.clone());
     let address = process.address("http.listen");
     let count = AtomicUsize::new(0);
     let answers: Vec<Answer> = thread::scope(|scope| {
@@ -144,7 +144,7 @@ fn a_connection_without_a_request_does_not_hold_it_up() {
 fn at_its_deadline_it_ends_and_says_what_is_left() {
     let broker = EmbeddedBroker::start().unwrap();
     let setup = Setup::on(&broker).set("shutdown_within", "1s");
-    let (mut process, mut waiting) = process_that_waits(setup, &broker);
+    let (mut process, mut waiting) = process_that_waits(&setup, &broker);
     let started = Instant::now();
     process.signal("TERM");
     assert_eq!(process.end().code(), Some(1), "{:#?}", process.lines());
@@ -160,7 +160,7 @@ fn at_its_deadline_it_ends_and_says_what_is_left() {
 fn a_second_signal_ends_it_at_once() {
     let broker = EmbeddedBroker::start().unwrap();
     let setup = Setup::on(&broker).set("shutdown_within", "25s");
-    let (mut process, _waiting) = process_that_waits(setup, &broker);
+    let (mut process, _waiting) = process_that_waits(&setup, &broker);
     process.signal("INT");
     process.await_line("the drain", |line| line["message"] == "shutting down");
     let started = Instant::now();
@@ -175,7 +175,7 @@ fn a_second_signal_ends_it_at_once() {
 #[test]
 fn without_work_it_ends_at_once_with_0() {
     for signal in ["TERM", "INT"] {
-        let mut process = Process::serve_ready(Setup::new());
+        let mut process = Process::serve_ready(&Setup::new());
         process.signal(signal);
         assert_eq!(process.end().code(), Some(0), "{signal}: {:#?}", process.lines());
     }

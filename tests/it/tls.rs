@@ -110,7 +110,7 @@ fn setup(directory: &Directory) -> Setup {
 fn both_versions_that_are_safe_are_spoken() {
     let (directory, authority) = (Directory::new(), Authority::new());
     put(&directory, &authority.issue());
-    let process = Process::serve_ready(setup(&directory));
+    let process = Process::serve_ready(&setup(&directory));
     let address = process.address("http.listen");
     for version in [&TLS12, &TLS13] {
         assert_eq!(authority.client(version, None).post(address), Ok(200), "{version:?}");
@@ -124,7 +124,7 @@ fn both_versions_that_are_safe_are_spoken() {
 fn older_versions_are_refused() {
     let (directory, authority) = (Directory::new(), Authority::new());
     put(&directory, &authority.issue());
-    let process = Process::serve_ready(setup(&directory));
+    let process = Process::serve_ready(&setup(&directory));
     let tls_1_1 = [3, 2];
     // ECDSA and RSA with SHA-256.
     let signature_algorithms = [0, 13, 0, 6, 0, 4, 4, 3, 4, 1];
@@ -146,7 +146,7 @@ fn older_versions_are_refused() {
 fn without_tls_nothing_is_said() {
     let (directory, authority) = (Directory::new(), Authority::new());
     put(&directory, &authority.issue());
-    let process = Process::serve_ready(setup(&directory).set("http.head_within", "500ms"));
+    let process = Process::serve_ready(&setup(&directory).set("http.head_within", "500ms"));
     let address = process.address("http.listen");
     let mut plain = Connection::open(address);
     plain.send(&webhook());
@@ -163,7 +163,7 @@ fn without_tls_nothing_is_said() {
 fn a_new_certificate_is_shown_to_new_connections() {
     let (directory, before, after) = (Directory::new(), Authority::new(), Authority::new());
     put(&directory, &before.issue());
-    let process = Process::serve_ready(setup(&directory));
+    let process = Process::serve_ready(&setup(&directory));
     let address = process.address("http.listen");
     let [old, new] = [&before, &after].map(|authority| authority.client(&TLS13, None));
     let mut open = old.open(address);
@@ -191,7 +191,7 @@ fn senders_may_be_asked_for_a_certificate() {
     put(&directory, &authority.issue());
     directory.put("authorities", &of_senders.0.pem());
     let asking = setup(&directory).set("http.tls.client_ca_file", &directory.path("authorities"));
-    let process = Process::serve_ready(asking);
+    let process = Process::serve_ready(&asking);
     let address = process.address("http.listen");
     for version in [&TLS12, &TLS13] {
         let post = |own: Option<&Issued>| authority.client(version, own).post(address);
@@ -207,7 +207,7 @@ fn connections_are_limited_here_too() {
     let (directory, authority) = (Directory::new(), Authority::new());
     put(&directory, &authority.issue());
     let limited = setup(&directory).set("http.connections_per_address_max", "2");
-    let process = Process::serve_ready(limited);
+    let process = Process::serve_ready(&limited);
     let address = process.address("http.listen");
     let client = authority.client(&TLS13, None);
     let mut open: Vec<_> = (0..2).map(|_| client.open(address)).collect();

@@ -488,7 +488,7 @@ pub(crate) struct Relay {
 impl Relay {
     /// Starts it, and waits until it is ready.
     pub(crate) fn start(setup: &Setup) -> Self {
-        let process = Process::serve_ready(setup.clone());
+        let process = Process::serve_ready(&setup.clone());
         let [http, admin] = ["http.listen", "admin.listen"].map(|key| process.address(key));
         Self { process, http, admin }
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{PATIENCE, Samples, Setup, ask, request};
 
-/// The binary, that is killed with this value. Its log is JSON.
+/// The binary, that is killed with this value.
 pub(crate) struct Process {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
@@ -22,29 +22,29 @@ pub(crate) struct Process {
 
 impl Process {
     /// Starts `serve`.
-    pub(crate) fn serve(setup: Setup) -> Self {
+    pub(crate) fn serve(setup: &Setup) -> Self {
         Self::start(setup, &[])
     }
 
     /// Starts `serve` with arguments.
-    pub(crate) fn start(setup: Setup, arguments: &[&str]) -> Self {
+    pub(crate) fn start(setup: &Setup, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_clickpesa-relay"));
         command.arg("serve").args(arguments);
         Self::launch(setup, command)
     }
 
     /// Starts `serve` where no more than so many files can be open.
-    pub(crate) fn serve_with_files(setup: Setup, files: u32) -> Self {
+    pub(crate) fn serve_with_files(setup: &Setup, files: u32) -> Self {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", &format!("ulimit -n {files}; exec \"$0\" serve")]);
         command.arg(env!("CARGO_BIN_EXE_clickpesa-relay"));
         Self::launch(setup, command)
     }
 
-    fn launch(setup: Setup, mut command: Command) -> Self {
+    fn launch(setup: &Setup, mut command: Command) -> Self {
         let mut child = command
             .env_clear()
-            .envs(setup.set("log.format", "json").environment())
+            .envs(setup.environment())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -61,7 +61,7 @@ impl Process {
     }
 
     /// Starts `serve` and waits until it is ready.
-    pub(crate) fn serve_ready(setup: Setup) -> Self {
+    pub(crate) fn serve_ready(setup: &Setup) -> Self {
         let process = Self::serve(setup);
         process.await_line("the log says ready", |line| line["message"] == "ready");
         process
@@ -90,18 +90,37 @@ impl Process {
         }
     }
 
+    /// Waits for a line of the log, whatever its format, that has this text in it.
+    #[track_caller]
+    pub(crate) fn await_text(&self, text: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let lines = self.lines();
+            if let Some(line) = lines.iter().find(|line| line.contains(text)) {
+                return line.clone();
+            }
+            assert!(started.elapsed() < PATIENCE, "{text}: {lines:#?}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// The port that it says it listens on.
     #[track_caller]
     pub(crate) fn address(&self, key: &str) -> SocketAddr {
-        let wanted = format!("listening: {key}");
-        let line = self.await_line(&wanted, |line| line["message"] == wanted);
-        line["address"].as_str().unwrap().parse().unwrap()
+        let line = self.await_text(&format!("listening: {key}"));
+        let (_, address) = line.split_once("address").unwrap();
+        let is_part = |c: char| c.is_ascii_digit() || ".:".contains(c);
+        address.split(|c| !is_part(c)).find_map(|part| part.parse().ok()).unwrap()
+    }
+
+    /// One of the admin pages.
+    #[track_caller]
+    pub(crate) fn page(&self, path: &str) -> String {
+        ask(self.address("admin.listen"), &request("GET", path, &[], b"")).body
     }
 
     pub(crate) fn samples(&self) -> Samples {
-        Samples::read(
-            &ask(self.address("admin.listen"), &request("GET", "/metrics", &[], b"")).body,
-        )
+        Samples::read(&self.page("/metrics"))
     }
 
     pub(crate) fn id(&self) -> u32 {
