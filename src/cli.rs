@@ -24,6 +24,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use clickpesa_relay::{
     config::{Mistakes, Settings, Written},
     event::Data,
+    telemetry,
 };
 
 /// The exit code for settings that cannot be used, `EX_CONFIG` of sysexits.h.
@@ -113,6 +114,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Schema => schema(),
         Command::Completions { shell } => completions(shell),
     };
+    telemetry::flush();
     done.unwrap_or_else(|failure| {
         let code = match failure {
             // The reader of our output has seen enough, as `head` does.

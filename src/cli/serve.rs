@@ -57,6 +57,7 @@ pub(super) fn run(config: Option<&Path>) -> Result<ExitCode, Failure> {
 
 #[expect(clippy::exit, reason = "the runtime would wait for calls that block, of no use any more")]
 fn leave(code: i32) -> ! {
+    telemetry::flush();
     std::process::exit(code)
 }
 

@@ -329,21 +329,25 @@ fn a_list_that_fails_in_part_is_503_and_a_repeat_has_the_same_ids() {
 fn what_is_sent_at_once_is_all_there() {
     let app = Setup::new().set("http.workers", "2").set("kafka.topics.partitions", "3").spawn();
     let (senders, each) = (8, 25);
-    let ids: Vec<_> = std::thread::scope(|scope| {
+    let events: Vec<_> = std::thread::scope(|scope| {
         let app = &app;
         let send = |sender| {
             scope.spawn(move || {
                 let bodies = (0..each).map(|i| payment(&format!("REF-{sender}-{i}")));
-                bodies.flat_map(|body| app.post(signed(&body)).ids()).collect::<Vec<_>>()
+                bodies.flat_map(|body| app.post(signed(&body)).events()).collect::<Vec<_>>()
             })
         };
         let senders: Vec<_> = (0..senders).map(send).collect();
         senders.into_iter().flat_map(|sender| sender.join().unwrap()).collect()
     });
     let records = app.records("payment.received");
-    assert_eq!(records.len(), senders * each);
-    let stored: std::collections::HashSet<_> = records.iter().map(|r| header(r, "ce_id")).collect();
-    assert_eq!(stored, ids.iter().map(String::as_str).collect());
+    for event in &events {
+        let is_it = |record: &&StoredRecord| header(record, "ce_id") == event["id"];
+        let record = records.iter().find(is_it).unwrap_or_else(|| panic!("not there: {event}"));
+        let place = [i64::from(record.partition), record.offset];
+        assert_eq!(place.map(Value::from), [event["partition"].clone(), event["offset"].clone()]);
+    }
+    assert_eq!((events.len(), records.len()), (senders * each, senders * each));
 }
 
 /// Asked before Kafka is, so that what it will never take is not put into the spool for it.
@@ -367,7 +371,10 @@ fn what_librdkafka_calls_too_large_is_too_large() {
             topic: "sizes".to_owned(),
             timestamp_ms: 0,
             key: "key".to_owned(),
-            headers: vec![("name".into(), "h".repeat(*of_header)), ("ce_id".into(), String::new())],
+            headers: vec![
+                ("name".into(), "h".repeat(*of_header).into()),
+                ("ce_id".into(), "".into()),
+            ],
             value: vec![b'v'; length],
         };
         let is_too_large = publisher.is_too_large(&record);
