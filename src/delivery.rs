@@ -232,8 +232,8 @@ impl Delivery {
     /// topic is known to be down.
     fn way(&self, records: &[Record]) -> Way {
         let health = self.publisher.health();
-        let topics: BTreeSet<_> = records.iter().map(|record| record.topic.as_str()).collect();
-        let down: BTreeSet<_> = topics.into_iter().filter(|topic| !health.is_up(topic)).collect();
+        let topics = records.iter().map(|record| record.topic.as_str());
+        let down: BTreeSet<_> = topics.filter(|topic| !health.is_up(topic)).collect();
         if let Some(spool) = &self.spool {
             let store = spool.store();
             let holds = |record: &Record| store.holds(&record.topic, &record.key);

@@ -22,6 +22,9 @@ pub enum EventFormat {
 /// Bytes that a record takes in a batch beside its key, value and headers, at most.
 const OVERHEAD_BYTES_MAX: usize = 36;
 
+/// Bytes of a value beside the original, as a rule: room for it is made at once.
+const VALUE_BYTES: usize = 1536;
+
 /// A record as it is given to a producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -32,7 +35,7 @@ pub struct Record {
     /// What decides the partition.
     pub key: String,
     /// Names and values, in UTF-8.
-    pub headers: Vec<(Cow<'static, str>, String)>,
+    pub headers: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     /// The value, JSON.
     pub value: Vec<u8>,
 }
@@ -40,35 +43,37 @@ pub struct Record {
 impl Record {
     /// The record of an event in a topic; `timestamp_ms` is milliseconds since 1970.
     pub fn new(event: &Event<'_>, format: EventFormat, topic: &str, timestamp_ms: i64) -> Self {
-        let (content_type, value) = match format {
-            EventFormat::Structured => {
-                ("application/cloudevents+json; charset=UTF-8", serde_json::to_vec(event))
+        let mut value = Vec::with_capacity(VALUE_BYTES + event.data.original.get().len());
+        let (content_type, written) = match format {
+            EventFormat::Structured => (
+                "application/cloudevents+json; charset=UTF-8",
+                serde_json::to_writer(&mut value, event),
+            ),
+            EventFormat::Binary => {
+                (event.datacontenttype, serde_json::to_writer(&mut value, &event.data))
             }
-            EventFormat::Binary => (event.datacontenttype, serde_json::to_vec(&event.data)),
         };
-        let mut headers = Vec::with_capacity(11);
-        headers.push((Cow::Borrowed("content-type"), content_type.to_owned()));
-        headers.extend(
-            [
-                ("ce_specversion", event.specversion),
-                ("ce_id", &event.id),
-                ("ce_source", event.source),
-                ("ce_type", event.kind.ce_type()),
-                ("ce_subject", &event.subject),
-                ("ce_time", &event.time),
-                ("ce_dataschema", event.dataschema),
-                ("ce_partitionkey", &event.partitionkey),
-                ("ce_receivedtime", event.receivedtime),
-                ("ce_authentication", event.authentication.as_str()),
-            ]
-            .map(|(name, text)| (Cow::Borrowed(name), text.to_owned())),
-        );
+        written.expect("strings, flags and raw JSON always serialise");
+        let owned = |text: &str| Cow::Owned(text.to_owned());
+        let headers = [
+            ("content-type", Cow::Borrowed(content_type)),
+            ("ce_specversion", Cow::Borrowed(event.specversion)),
+            ("ce_id", owned(&event.id)),
+            ("ce_source", owned(event.source)),
+            ("ce_type", Cow::Borrowed(event.kind.ce_type())),
+            ("ce_subject", owned(&event.subject)),
+            ("ce_time", owned(&event.time)),
+            ("ce_dataschema", Cow::Borrowed(event.dataschema)),
+            ("ce_partitionkey", owned(&event.partitionkey)),
+            ("ce_receivedtime", owned(event.receivedtime)),
+            ("ce_authentication", Cow::Borrowed(event.authentication.as_str())),
+        ];
         Self {
             topic: topic.to_owned(),
             timestamp_ms,
             key: event.partitionkey.clone().into_owned(),
-            headers,
-            value: value.expect("strings, flags and raw JSON always serialise"),
+            headers: headers.map(|(name, text)| (Cow::Borrowed(name), text)).into(),
+            value,
         }
     }
 
@@ -83,7 +88,7 @@ impl Record {
 
     /// The id of the event.
     pub fn id(&self) -> Option<&str> {
-        self.headers.iter().find(|(name, _)| name == "ce_id").map(|(_, id)| id.as_str())
+        self.headers.iter().find(|(name, _)| name == "ce_id").map(|(_, id)| &**id)
     }
 }
 

@@ -174,7 +174,7 @@ fn each(view: &View, line: impl Fn(&Spooled) -> String) -> Result<ExitCode, Fail
 fn whole(Spooled { sequence, record }: &Spooled) -> String {
     let Record { topic, timestamp_ms, key, headers, value } = record;
     let headers: serde_json::Map<String, Value> =
-        headers.iter().map(|(name, text)| (name.to_string(), text.as_str().into())).collect();
+        headers.iter().map(|(name, text)| (name.to_string(), text.to_string().into())).collect();
     json!({
         "sequence": sequence,
         "topic": topic,

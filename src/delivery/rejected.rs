@@ -103,22 +103,23 @@ impl Rejected {
 impl Rejection<'_> {
     fn record(&self, topic: &str) -> Record {
         let path = self.path.get(..PATH_BYTES_MAX).unwrap_or(self.path);
-        let mut headers = vec![
-            ("reason".into(), self.reason.to_owned()),
-            ("application".into(), self.application.to_owned()),
-            ("path".into(), path.to_owned()),
-            ("peer".into(), self.sender.map_or_else(String::new, |sender| sender.to_string())),
-            ("time".into(), format!("{:.3}", self.received)),
+        let own = [
+            ("reason", self.reason.to_owned()),
+            ("application", self.application.to_owned()),
+            ("path", path.to_owned()),
+            ("peer", self.sender.map_or_else(String::new, |sender| sender.to_string())),
+            ("time", format!("{:.3}", self.received)),
         ];
-        headers.extend(self.headers.iter().map(|(name, value)| {
-            let name = format!("{REQUEST_HEADER}{name}");
-            (name.into(), String::from_utf8_lossy(value).into_owned())
-        }));
+        let own = own.map(|(name, text)| (name.into(), text.into())).into_iter();
+        let of_request = self.headers.iter().map(|(name, value)| {
+            let text = String::from_utf8_lossy(value).into_owned();
+            (format!("{REQUEST_HEADER}{name}").into(), text.into())
+        });
         Record {
             topic: topic.to_owned(),
             timestamp_ms: self.received.as_millisecond(),
             key: self.application.to_owned(),
-            headers,
+            headers: own.chain(of_request).collect(),
             value: self.body.to_vec(),
         }
     }

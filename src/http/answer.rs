@@ -1,6 +1,9 @@
 //! The table of answers: the one place where what happened becomes HTTP, labels and a log level.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Write},
+    sync::Arc,
+};
 
 use actix_web::{
     HttpResponse,
@@ -265,16 +268,16 @@ struct Taken<'a, E> {
 impl fmt::Display for Answer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Published(events) | Self::Duplicate(events) => join(
-                formatter,
-                events,
-                |Published { event: Spooled { id, topic, .. }, receipt }| {
-                    format!("{id}@{topic}/{}/{}", receipt.partition, receipt.offset)
-                },
-            ),
-            Self::Spooled(events) => {
-                join(formatter, events, |Spooled { id, topic, .. }| format!("{id}@{topic}"))
+            Self::Published(events) | Self::Duplicate(events) => {
+                join(formatter, events, |formatter, Published { event, receipt }| {
+                    let Spooled { id, topic, .. } = event;
+                    write!(formatter, "{id}@{topic}/{}/{}", receipt.partition, receipt.offset)
+                })
             }
+            Self::Spooled(events) => join(formatter, events, |formatter, event| {
+                let Spooled { id, topic, .. } = event;
+                write!(formatter, "{id}@{topic}")
+            }),
             Self::Malformed(cause) => cause.fmt(formatter),
             Self::Unauthentic(cause) => cause.fmt(formatter),
             Self::Unavailable(cause) => cause.fmt(formatter),
@@ -300,9 +303,15 @@ impl fmt::Display for Answer {
 fn join<T>(
     formatter: &mut fmt::Formatter<'_>,
     items: &[T],
-    show: impl Fn(&T) -> String,
+    show: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
 ) -> fmt::Result {
-    formatter.write_str(&items.iter().map(show).collect::<Vec<_>>().join(","))
+    for (position, item) in items.iter().enumerate() {
+        if position > 0 {
+            formatter.write_char(',')?;
+        }
+        show(formatter, item)?;
+    }
+    Ok(())
 }
 
 impl From<Malformed> for Answer {

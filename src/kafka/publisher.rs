@@ -132,7 +132,7 @@ impl Publisher {
         let empty = OwnedHeaders::new_with_capacity(headers.len());
         let headers = headers
             .iter()
-            .fold(empty, |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+            .fold(empty, |all, (key, value)| all.insert(Header { key, value: Some(&**value) }));
         let message = BaseRecord::with_opaque_to(topic, Box::new(report_to))
             .key(key.as_bytes())
             .payload(value)

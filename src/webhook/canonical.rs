@@ -116,6 +116,12 @@ fn write_string(text: &mut Vec<u8>, string: &Text<'_>) {
     let bytes = string.as_bytes();
     let mut copied = 0;
     text.push(b'"');
+    // Most have nothing to escape, and a look that does not stop early is many bytes at a time.
+    if !bytes.iter().fold(false, |any, &byte| any | may_need_escape(byte)) {
+        text.extend_from_slice(bytes);
+        text.push(b'"');
+        return;
+    }
     for (position, &byte) in bytes.iter().enumerate() {
         let (width, code_unit) = match (byte, bytes.get(position + 1..position + 3)) {
             (0x00..0x20 | b'"' | b'\\', _) => (1, u16::from(byte)),
@@ -131,6 +137,10 @@ fn write_string(text: &mut Vec<u8>, string: &Text<'_>) {
     }
     text.extend_from_slice(&bytes[copied..]);
     text.push(b'"');
+}
+
+fn may_need_escape(byte: u8) -> bool {
+    matches!(byte, 0x00..0x20 | b'"' | b'\\' | 0xED)
 }
 
 fn write_escape(text: &mut Vec<u8>, code_unit: u16) {

@@ -52,7 +52,7 @@ pub(crate) fn record(number: u64) -> Record {
         topic: TOPIC.to_owned(),
         timestamp_ms: 1_700_000_000_000 + i64::try_from(number).unwrap(),
         key: format!("key-{}", number % 10),
-        headers: vec![("ce_id".into(), format!("event-{number}"))],
+        headers: vec![("ce_id".into(), format!("event-{number}").into())],
         value: format!(r#"{{"number":{number},"customer":"{fill}"}}"#).into_bytes(),
     }
 }
