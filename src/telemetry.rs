@@ -2,7 +2,8 @@
 
 use std::{
     io::{self, Write},
-    sync::{LazyLock, Mutex, MutexGuard},
+    mem,
+    sync::{LazyLock, Mutex, MutexGuard, mpsc},
     thread::{self, Thread},
     time::Duration,
 };
@@ -16,11 +17,15 @@ use tracing_subscriber::{
 
 use crate::config::{Log, LogFormat};
 
-/// How long a line waits for others, so that many are written at once. Errors do not wait.
+/// How long a line waits for others, so that many are written at once.
 const LINES_WAIT: Duration = Duration::from_millis(10);
 
-/// Bytes of lines that wait, before they are written at once.
-const BYTES_MAX: usize = 64 * 1024;
+/// Bytes of lines that wait at most: what comes while nobody reads standard error is lost, and the
+/// relay goes on.
+const BYTES_MAX: usize = 1024 * 1024;
+
+/// How long the end of the process waits for somebody to read the last lines.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
 /// Of the process, as standard error is.
 static LINES: LazyLock<Lines> = LazyLock::new(Lines::start);
@@ -35,15 +40,29 @@ pub fn subscriber(log: &Log) -> impl Subscriber + Send + Sync {
     Registry::default().with(layer.with_filter(log.filter.clone()))
 }
 
-/// Writes the lines that wait.
+/// Writes the lines that wait, if somebody reads them.
 pub fn flush() {
-    LINES.write_out(LINES.waiting());
+    let (done, written) = mpsc::channel();
+    thread::spawn(move || {
+        LINES.write_out();
+        // Nobody waits any longer where it took too long.
+        done.send(()).ok();
+    });
+    written.recv_timeout(FLUSH_WITHIN).ok();
 }
 
 /// Lines that wait to be written, and the thread that writes them.
 struct Lines {
-    waiting: Mutex<Vec<u8>>,
+    waiting: Mutex<Waiting>,
+    /// Whoever has it writes, so that lines keep their order.
+    writing: Mutex<()>,
     writer: Thread,
+}
+
+#[derive(Default)]
+struct Waiting {
+    text: Vec<u8>,
+    lost: usize,
 }
 
 impl Lines {
@@ -52,54 +71,68 @@ impl Lines {
             loop {
                 thread::park();
                 thread::sleep(LINES_WAIT);
-                flush();
+                LINES.write_out();
             }
         });
         let writer = writer.expect("a thread can be started").thread().clone();
-        Self { waiting: Mutex::default(), writer }
+        Self { waiting: Mutex::default(), writing: Mutex::default(), writer }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.waiting.lock().expect("writing does not panic")
+    fn add(&self, line: &[u8]) {
+        let mut waiting = self.waiting.lock().expect("adding does not panic");
+        if waiting.text.is_empty() {
+            self.writer.unpark();
+        }
+        if waiting.text.len() + line.len() > BYTES_MAX {
+            waiting.lost += 1;
+        } else {
+            waiting.text.extend_from_slice(line);
+        }
     }
 
-    /// Under the lock, so that lines keep their order.
-    fn write_out(&self, mut waiting: MutexGuard<'_, Vec<u8>>) {
+    fn write_out(&self) {
+        self.write_as(&self.writing.lock().expect("writing does not panic"));
+    }
+
+    /// Writes while others add: somebody may read slowly, or not at all.
+    fn write_as(&self, _writing: &MutexGuard<'_, ()>) {
+        let Waiting { text, lost } =
+            mem::take(&mut *self.waiting.lock().expect("adding does not panic"));
         // Nobody can be told where standard error is gone.
-        io::stderr().write_all(&waiting).ok();
-        waiting.clear();
+        io::stderr().write_all(&text).ok();
+        if lost > 0 {
+            tracing::warn!(lost, "lines of the log were lost: standard error is read too slowly");
+        }
     }
 }
 
 /// Gives each line the writer for its level.
 struct ToLines;
 
-/// Writes a line; one that is urgent at once.
+/// Writes a line; an error at once, unless others are being written, as a crash may follow.
 struct Line {
-    is_urgent: bool,
+    is_error: bool,
 }
 
 impl<'a> MakeWriter<'a> for ToLines {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line { is_urgent: true }
+        Line { is_error: true }
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
-        Line { is_urgent: *metadata.level() == Level::ERROR }
+        Line { is_error: *metadata.level() == Level::ERROR }
     }
 }
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut waiting = LINES.waiting();
-        if waiting.is_empty() && !self.is_urgent {
-            LINES.writer.unpark();
-        }
-        waiting.extend_from_slice(line);
-        if self.is_urgent || waiting.len() > BYTES_MAX {
-            LINES.write_out(waiting);
+        LINES.add(line);
+        if self.is_error
+            && let Ok(writing) = LINES.writing.try_lock()
+        {
+            LINES.write_as(&writing);
         }
         Ok(line.len())
     }

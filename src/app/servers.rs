@@ -52,6 +52,8 @@ pub(super) fn serve_public(
     })
     .on_connect(move |stream, data| connections.note(stream, data))
     .max_connections(accepted_max)
+    // Handshakes at once: of TLS, these are connections that nobody has counted yet.
+    .max_connection_rate(accepted_max)
     .client_request_timeout(settings.head_within)
     .keep_alive(settings.keep_alive)
     .tcp_nodelay(true)

@@ -55,10 +55,10 @@ impl Networks {
     /// of a Unix socket, is trusted if any is.
     ///
     /// `lines` are those of the header, in order. Gives none where nobody trusted says it.
-    pub fn sender<'h>(
+    pub fn sender(
         &self,
         peer: Option<IpAddr>,
-        lines: impl Iterator<Item = &'h str>,
+        lines: impl Iterator<Item = impl AsRef<str>>,
     ) -> Option<IpAddr> {
         let is_trusted = |address: IpAddr| contain(&self.trusted_proxies, address);
         let mut sender = peer.map(|address| address.to_canonical());
@@ -66,7 +66,7 @@ impl Networks {
             return sender;
         }
         let lines: Vec<_> = lines.collect();
-        let elements = lines.iter().rev().flat_map(|line| line.rsplit(','));
+        let elements = lines.iter().rev().flat_map(|line| line.as_ref().rsplit(','));
         for element in elements.map(str::trim).filter(|element| !element.is_empty()) {
             sender = Some(self.header.address(element)?);
             if !sender.is_some_and(is_trusted) {

@@ -18,7 +18,12 @@ use jiff::{Span, Timestamp};
 use serde_json::{Value, json};
 
 use self::replay::Replay;
-use super::{Failure, connection::Connection, print, show::printable};
+use super::{
+    Failure,
+    connection::Connection,
+    print,
+    show::{printable, printable_lines},
+};
 
 /// How long one look for a record takes.
 const LOOK: Duration = Duration::from_millis(100);
@@ -229,10 +234,10 @@ impl Copy {
         };
         let headers: String = self.0.headers.iter().map(header).collect();
         let body = match serde_json::from_slice::<Value>(&self.0.value) {
-            _ if reveal => String::from_utf8_lossy(&self.0.value).into_owned(),
+            _ if reveal => printable_lines(&String::from_utf8_lossy(&self.0.value)),
             Ok(mut body) => {
                 mask(&mut body);
-                format!("{body:#}")
+                printable_lines(&format!("{body:#}"))
             }
             Err(_) => {
                 let bytes = self.0.value.len();

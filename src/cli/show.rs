@@ -48,6 +48,11 @@ pub(super) fn as_line(record: &StoredRecord) -> String {
     )
 }
 
+/// A text from outside, without what could command a terminal; its lines stay.
+pub(super) fn printable_lines(text: &str) -> String {
+    text.split('\n').map(printable).collect::<Vec<_>>().join("\n")
+}
+
 /// A text from outside, without what could command a terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()

@@ -42,6 +42,18 @@ pub fn normalise<'a>(
         .collect()
 }
 
+/// How many events a webhook has, without making them.
+pub fn count(webhook: &Authentic<'_, '_>) -> usize {
+    let of_body = |body: &Json<'_>| {
+        let data = body.as_object().and_then(|envelope| envelope.get("data"));
+        data.and_then(Json::as_array).map_or(1, |elements| elements.len().max(1))
+    };
+    match webhook.root().as_array() {
+        None => of_body(webhook.root()),
+        Some(elements) => elements.iter().map(of_body).sum::<usize>().max(1),
+    }
+}
+
 /// One thing that happened, as received.
 struct Occurrence<'a> {
     /// The name of the event, if the envelope has one.

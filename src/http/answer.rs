@@ -225,9 +225,9 @@ impl Answer {
         }
     }
 
-    /// Whether it is a webhook that cannot be one, or that is not proven.
+    /// Whether the request is at fault.
     pub fn is_rejection(&self) -> bool {
-        matches!(self, Self::Encoded | Self::Malformed(_) | Self::Unauthentic(_))
+        self.row().outcome == "rejected"
     }
 
     /// The response.

@@ -7,11 +7,13 @@ use std::{
     net::{IpAddr, Shutdown},
     os::fd::AsFd,
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{dev::Extensions, rt::net::TcpStream};
 use socket2::SockRef;
+use tokio::time::sleep;
 
 use super::Limits;
 use crate::metrics::Metrics;
@@ -31,12 +33,21 @@ struct Open {
     of_address: HashMap<IpAddr, usize>,
 }
 
+/// Rejections in a row on a connection, before it is told to end.
+pub const REJECTIONS_MAX: u32 = 64;
+
+/// How long each further one waits: the server answers what was sent behind the last one too,
+/// and what nobody reads piles up in our memory.
+pub const REJECTION_WAITS: Duration = Duration::from_secs(1);
+
 /// A connection, for as long as it is there.
 #[derive(Debug)]
 pub struct Connection {
     connections: Arc<Connections>,
     address: Option<IpAddr>,
     has_request: Cell<bool>,
+    /// Requests in a row that were rejected.
+    rejections: Cell<u32>,
 }
 
 impl Connections {
@@ -77,7 +88,9 @@ impl Connections {
             SockRef::from(&stream.as_fd()).shutdown(Shutdown::Both).ok();
         }
         let has_request = Cell::new(excess.is_some());
-        data.insert(Connection { connections: Arc::clone(self), address, has_request });
+        let rejections = Cell::new(0);
+        let connections = Arc::clone(self);
+        data.insert(Connection { connections, address, has_request, rejections });
     }
 
     fn open(&self) -> MutexGuard<'_, Open> {
@@ -89,6 +102,16 @@ impl Connection {
     /// It brought the whole head of a request.
     pub fn note_request(&self) {
         self.has_request.set(true);
+    }
+
+    /// Its request is rejected or not; gives whether it is to end with that.
+    pub async fn note_answer(&self, is_rejection: bool) -> bool {
+        let count = if is_rejection { self.rejections.get().saturating_add(1) } else { 0 };
+        self.rejections.set(count);
+        if count > REJECTIONS_MAX {
+            sleep(REJECTION_WAITS).await;
+        }
+        count >= REJECTIONS_MAX
     }
 }
 

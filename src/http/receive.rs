@@ -23,7 +23,7 @@ use super::{
 use crate::{
     application::{Application, networks::Networks},
     delivery::{Events, recent::Digest, rejected::Rejection},
-    event::normalise::{Circumstances, normalise},
+    event::normalise::{Circumstances, count, normalise},
     webhook::{Authentic, Unverified, checksum::Proof},
 };
 
@@ -54,9 +54,13 @@ pub async fn receive(
     if answer.is_rejection() {
         relay.rejections.hold_back(started + relay.limits.answer_within).await;
     }
+    let is_enough = match request.conn_data::<Connection>() {
+        Some(connection) => connection.note_answer(answer.is_rejection()).await,
+        None => false,
+    };
     let mut response = answer.into_response();
-    if request.head().upgrade() {
-        // Or else the answer would say that the protocol is changed.
+    if is_enough || request.head().upgrade() {
+        // To an upgrade, the answer would else say that the protocol is changed.
         response.head_mut().set_connection_type(ConnectionType::Close);
     }
     response.map_body(|_, answer| Holding { answer, _request: body })
@@ -92,15 +96,15 @@ async fn take(
         });
     })?;
     note_proofs(relay, application, webhook.proofs(), received);
+    if count(&webhook) > relay.limits.events_max {
+        return Err(Answer::TooManyEvents);
+    }
     let circumstances = Circumstances {
         application: &application.name,
         source: &application.source,
         received: &format!("{received:.3}"),
     };
     let events = normalise(&webhook, circumstances);
-    if events.len() > relay.limits.events_max {
-        return Err(Answer::TooManyEvents);
-    }
     let _place = relay.room.enter(application, relay.applications.count()).ok_or(Answer::Busy)?;
     let deadline = started + relay.limits.answer_within;
     let digest = digest(&application.name, &body);
@@ -129,7 +133,8 @@ fn require_http(request: &HttpRequest) -> Result<(), Answer> {
 /// The address that the request comes from, as far as somebody trusted says it.
 fn sender(request: &HttpRequest, networks: &Networks) -> Result<Option<IpAddr>, Answer> {
     let lines = request.headers().get_all(networks.header.name());
-    let lines = lines.filter_map(|line| line.to_str().ok());
+    // A line that is no text must not be left out: what stands before it would be believed.
+    let lines = lines.map(|line| String::from_utf8_lossy(line.as_bytes()));
     let sender = networks.sender(request.peer_addr().map(|peer| peer.ip()), lines);
     if networks.allow(sender) { Ok(sender) } else { Err(Answer::AddressNotAllowed) }
 }

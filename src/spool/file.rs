@@ -1,8 +1,9 @@
 //! The file of the spool, as it is used: opened, read, checked, closed.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, OnceLock,
@@ -311,6 +312,9 @@ pub(super) fn unusable(directory: &Path, cause: rusqlite::Error) -> OpenError {
 
 /// Opens the file and makes its tables.
 fn open(path: &Path) -> rusqlite::Result<Connection> {
+    // For its owner alone; SQLite gives the files beside it the same mode. Where this cannot make
+    // it, SQLite cannot open it, and says why.
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok();
     let connection = Connection::open(path)?;
     if connection.is_readonly("main")? {
         let read_only = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);

@@ -1,9 +1,9 @@
 //! The lock of a spool's directory: one process each, which is named in it.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::Path,
     thread,
     time::Duration,
@@ -78,6 +78,11 @@ pub(super) fn holder(directory: &Path) -> io::Result<Option<String>> {
     }
 }
 
+/// What is in it is customers' data, and for its owner alone.
+fn create(directory: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(directory)
+}
+
 /// Makes a directory and those above it that are missing, so that a power loss does not take them
 /// with what is synced in them. SQLite syncs what is in it.
 fn create_synced(directory: &Path) -> io::Result<()> {
@@ -85,12 +90,12 @@ fn create_synced(directory: &Path) -> io::Result<()> {
         return Ok(());
     }
     let above = match directory.parent() {
-        None => return fs::create_dir(directory),
+        None => return create(directory),
         Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
         Some(parent) => parent,
     };
     create_synced(above)?;
-    match fs::create_dir(directory) {
+    match create(directory) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => made?,
     }

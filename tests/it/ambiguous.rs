@@ -277,4 +277,18 @@ fn who_forwards_is_read_from_the_right() {
         connection.send(&posted(&head, &body(&app, &head)));
         assert_eq!(connection.answer().status, status, "{head:?}");
     }
+    // A line that is no text counts like any other.
+    let body = body(&app, "no text");
+    for (lines, status) in [
+        (&b"x-forwarded-for: \xFF, 203.0.113.9\r\n"[..], 403),
+        (b"x-forwarded-for: 192.0.2.1\r\nx-forwarded-for: \xFF, 203.0.113.9\r\n", 403),
+        (b"x-forwarded-for: 192.0.2.1\r\nx-forwarded-for: \xFF\r\n", 403),
+        (b"x-forwarded-for: \xFF, 192.0.2.1\r\n", 200),
+    ] {
+        let posted = request("POST", WEBHOOKS, &[], &body);
+        let end = posted.windows(2).position(|two| two == b"\r\n").unwrap() + 2;
+        let mut connection = Connection::open(app.http);
+        connection.send(&[&posted[..end], lines, &posted[end..]].concat());
+        assert_eq!(connection.answer().status, status, "{lines:?}");
+    }
 }

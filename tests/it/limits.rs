@@ -7,7 +7,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clickpesa_relay::{http::WEBHOOKS, kafka::embedded::EmbeddedBroker};
+use clickpesa_relay::{
+    http::{
+        WEBHOOKS,
+        connections::{REJECTION_WAITS, REJECTIONS_MAX},
+    },
+    kafka::embedded::EmbeddedBroker,
+};
 
 use crate::harness::{
     Answer, App, Connection, KEY, PATIENCE, Process, Setup, ask, eventually, payment, request,
@@ -370,4 +376,63 @@ fn five_hundred_applications_cost_next_to_nothing() {
     // A series is there for what was used, not for what might be.
     let page = app.get("/metrics").body;
     assert!(page.lines().count() < 500, "{} lines", page.lines().count());
+}
+
+// --- Answers and lines that nobody reads ----------------------------------------------
+
+/// Or else the answers pile up in the memory of the relay.
+#[test]
+fn who_sends_without_reading_is_slowed_down() {
+    let app = App::spawn();
+    let mut connection = Connection::open(app.http);
+    connection.send(&request("GET", "/", &[], b"").repeat(1000));
+    let ended = || app.samples().ended("rejected", "unknown_path");
+    let enough = f64::from(REJECTIONS_MAX);
+    eventually("it has had enough", || (ended() >= enough).then_some(()));
+    thread::sleep(2 * REJECTION_WAITS);
+    assert!(ended() <= enough + 4.0, "{}", ended());
+    let answers: Vec<_> = (0..REJECTIONS_MAX).map(|_| connection.answer()).collect();
+    let told: Vec<_> = answers.iter().map(|answer| answer.header("connection")).collect();
+    let (last, before) = told.split_last().unwrap();
+    assert!(before.iter().all(Option::is_none), "{answers:?}");
+    assert_eq!(*last, Some("close"));
+    drop(connection);
+    eventually("it is let go", || (app.samples().sum("connections", &[]) == 0.0).then_some(()));
+
+    // New webhooks are taken over one connection for as long as they come.
+    let mut connection = Connection::open(app.http);
+    for number in 0..2 * REJECTIONS_MAX {
+        connection.send(&post(&format!("REF-{number}")));
+        assert_eq!(connection.answer().status, 200, "{number}");
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let mut process =
+        Process::serve_ready(&Setup::new().set("http.rejections_per_second", "1000000"));
+    let address = process.address("http.listen");
+    let get = |count| {
+        for _ in 0..count {
+            assert_eq!(ask(address, &request("GET", "/", &[], b"")).status, 404);
+        }
+    };
+    let unread = process.read_nothing();
+    // More than the pipe takes, and what may wait.
+    get(8000);
+    drop(unread);
+    process.await_text("lines of the log were lost");
+
+    let unread = process.read_nothing();
+    get(600);
+    process.signal("TERM");
+    let ended = eventually("it ends", || Some(process_has_ended(process.id())).filter(|it| *it));
+    drop(unread);
+    assert!(ended && process.end().success());
+}
+
+/// Also one that its parent has not yet asked for its status.
+fn process_has_ended(id: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    status.rsplit_once(") ").unwrap().1.starts_with('Z')
 }

@@ -52,6 +52,20 @@ fn what_was_appended_is_there_after_a_kill() {
     assert_eq!(spool.store().topics(), [TOPIC]);
 }
 
+/// What is in it is customers' data.
+#[test]
+fn it_is_for_its_owner_alone() {
+    let directory = Directory::new();
+    let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
+    block_on(append(&spool, [0]));
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!(mode(&directory.spool()), 0o700);
+    for ending in ["", "-wal", "-shm"] {
+        let file = directory.spool().join(format!("spool.sqlite{ending}"));
+        assert_eq!(mode(&file), 0o600, "{ending}");
+    }
+}
+
 #[test]
 fn what_waits_together_is_committed_together() {
     let directory = Directory::new();

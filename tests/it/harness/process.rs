@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -65,6 +65,11 @@ impl Process {
         let process = Self::serve(setup);
         process.await_line("the log says ready", |line| line["message"] == "ready");
         process
+    }
+
+    /// Reads no line of the log for as long as the guard lives.
+    pub(crate) fn read_nothing(&self) -> MutexGuard<'_, Vec<String>> {
+        self.lines.lock().unwrap()
     }
 
     /// Everything that was logged until now.
