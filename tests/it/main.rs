@@ -10,6 +10,7 @@ mod config;
 mod diagnosis;
 mod differential;
 mod drift;
+mod fuzzed;
 mod golden;
 mod harness;
 mod hostile;

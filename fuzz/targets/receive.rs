@@ -1,0 +1,8 @@
+//! From the head and the body of a request to records.
+
+#![no_main]
+
+use clickpesa_relay_fuzz as checks;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| checks::check_receive(input));

@@ -1,0 +1,8 @@
+//! Checksums, where they may stand, and what they cover.
+
+#![no_main]
+
+use clickpesa_relay_fuzz as checks;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| checks::check_verify(input));
