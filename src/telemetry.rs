@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write},
     mem,
-    sync::{LazyLock, Mutex, MutexGuard, mpsc},
+    sync::{Mutex, MutexGuard, OnceLock, mpsc},
     thread::{self, Thread},
     time::Duration,
 };
@@ -27,12 +27,12 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// How long the end of the process waits for somebody to read the last lines.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
-/// Of the process, as standard error is.
-static LINES: LazyLock<Lines> = LazyLock::new(Lines::start);
+/// Of the process, as standard error is; there once it has a log.
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// What takes the log; whoever owns the process makes it the global one, and flushes it at the end.
 pub fn subscriber(log: &Log) -> impl Subscriber + Send + Sync {
-    let lines = fmt::layer().with_writer(ToLines);
+    let lines = fmt::layer().with_writer(ToLines(LINES.get_or_init(Lines::start)));
     let layer = match log.format {
         LogFormat::Text => lines.with_ansi(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -40,11 +40,12 @@ pub fn subscriber(log: &Log) -> impl Subscriber + Send + Sync {
     Registry::default().with(layer.with_filter(log.filter.clone()))
 }
 
-/// Writes the lines that wait, if somebody reads them.
+/// Writes the lines that wait, if there are any and somebody reads them.
 pub fn flush() {
+    let Some(lines) = LINES.get() else { return };
     let (done, written) = mpsc::channel();
     thread::spawn(move || {
-        LINES.write_out();
+        lines.write_out();
         // Nobody waits any longer where it took too long.
         done.send(()).ok();
     });
@@ -68,10 +69,11 @@ struct Waiting {
 impl Lines {
     fn start() -> Self {
         let writer = thread::Builder::new().name("log".to_owned()).spawn(|| {
+            let lines = LINES.wait();
             loop {
                 thread::park();
                 thread::sleep(LINES_WAIT);
-                LINES.write_out();
+                lines.write_out();
             }
         });
         let writer = writer.expect("a thread can be started").thread().clone();
@@ -107,10 +109,11 @@ impl Lines {
 }
 
 /// Gives each line the writer for its level.
-struct ToLines;
+struct ToLines(&'static Lines);
 
 /// Writes a line; an error at once, unless others are being written, as a crash may follow.
 struct Line {
+    lines: &'static Lines,
     is_error: bool,
 }
 
@@ -118,21 +121,21 @@ impl<'a> MakeWriter<'a> for ToLines {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line { is_error: true }
+        Line { lines: self.0, is_error: true }
     }
 
     fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
-        Line { is_error: *metadata.level() == Level::ERROR }
+        Line { lines: self.0, is_error: *metadata.level() == Level::ERROR }
     }
 }
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        LINES.add(line);
+        self.lines.add(line);
         if self.is_error
-            && let Ok(writing) = LINES.writing.try_lock()
+            && let Ok(writing) = self.lines.writing.try_lock()
         {
-            LINES.write_as(&writing);
+            self.lines.write_as(&writing);
         }
         Ok(line.len())
     }

@@ -1,6 +1,6 @@
 //! From what ClickPesa wrote, in any of its shapes, to events.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, slice};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -37,21 +37,13 @@ pub fn normalise<'a>(
         [..] => Authentication::Checksum,
     };
     occurrences(webhook.root())
-        .into_iter()
         .map(|occurrence| occurrence.into_event(circumstances, authentication))
         .collect()
 }
 
 /// How many events a webhook has, without making them.
 pub fn count(webhook: &Authentic<'_, '_>) -> usize {
-    let of_body = |body: &Json<'_>| {
-        let data = body.as_object().and_then(|envelope| envelope.get("data"));
-        data.and_then(Json::as_array).map_or(1, |elements| elements.len().max(1))
-    };
-    match webhook.root().as_array() {
-        None => of_body(webhook.root()),
-        Some(elements) => elements.iter().map(of_body).sum::<usize>().max(1),
-    }
+    occurrences(webhook.root()).count()
 }
 
 /// One thing that happened, as received.
@@ -75,29 +67,31 @@ enum Form {
 }
 
 /// Takes lists apart, as body and as `data`.
-fn occurrences<'a>(root: &'a Json<'a>) -> Vec<Occurrence<'a>> {
-    match root.as_array() {
-        None => in_envelope(root),
-        Some([]) => vec![Occurrence { name: None, payload: root, form: Form::EmptyList }],
-        Some(elements) => elements.iter().flat_map(in_envelope).collect(),
-    }
+fn occurrences<'a>(root: &'a Json<'a>) -> impl Iterator<Item = Occurrence<'a>> {
+    let (empty, bodies) = match root.as_array() {
+        None => (None, slice::from_ref(root)),
+        Some([]) => {
+            (Some(Occurrence { name: None, payload: root, form: Form::EmptyList }), &[][..])
+        }
+        Some(elements) => (None, elements),
+    };
+    empty.into_iter().chain(bodies.iter().flat_map(in_envelope))
 }
 
-fn in_envelope<'a>(body: &'a Json<'a>) -> Vec<Occurrence<'a>> {
+fn in_envelope<'a>(body: &'a Json<'a>) -> impl Iterator<Item = Occurrence<'a>> {
     let name = body.as_object().and_then(|envelope| {
         let named = |member| text(envelope, &[member]).filter(|name| !name.trim().is_empty());
         named("event").or_else(|| named("eventType"))
     });
-    let occurrence = |payload, form| Occurrence { name, payload, form };
     let data = body.as_object().and_then(|envelope| envelope.get("data"));
-    let Some(data) = data.filter(|data| !matches!(data.value, Value::Null)) else {
-        return vec![occurrence(body, Form::Flat)];
+    let data = data.filter(|data| !matches!(data.value, Value::Null));
+    let (payloads, form) = match data.map(|data| (data, data.as_array())) {
+        None => (slice::from_ref(body), Form::Flat),
+        Some((data, None)) => (slice::from_ref(data), Form::Wrapped),
+        Some((data, Some([]))) => (slice::from_ref(data), Form::EmptyList),
+        Some((_, Some(elements))) => (elements, Form::Wrapped),
     };
-    match data.as_array() {
-        None => vec![occurrence(data, Form::Wrapped)],
-        Some([]) => vec![occurrence(data, Form::EmptyList)],
-        Some(elements) => elements.iter().map(|each| occurrence(each, Form::Wrapped)).collect(),
-    }
+    payloads.iter().map(move |payload| Occurrence { name, payload, form })
 }
 
 impl<'a> Occurrence<'a> {

@@ -38,9 +38,8 @@ pub async fn receive(
     mut body: web::Payload,
     relay: web::Data<Relay>,
 ) -> HttpResponse<Holding> {
-    if let Some(connection) = request.conn_data::<Connection>() {
-        connection.note_request();
-    }
+    let connection = request.conn_data::<Connection>();
+    connection.inspect(|connection| connection.note_request());
     let application = relay.application(request.path());
     let application = application.as_deref();
     let entry = Entry::open(&relay, application);
@@ -54,7 +53,7 @@ pub async fn receive(
     if answer.is_rejection() {
         relay.rejections.hold_back(started + relay.limits.answer_within).await;
     }
-    let is_enough = match request.conn_data::<Connection>() {
+    let is_enough = match connection {
         Some(connection) => connection.note_answer(answer.is_rejection()).await,
         None => false,
     };

@@ -117,12 +117,9 @@ fn write_string(text: &mut Vec<u8>, string: &Text<'_>) {
     let mut copied = 0;
     text.push(b'"');
     // Most have nothing to escape, and a look that does not stop early is many bytes at a time.
-    if !bytes.iter().fold(false, |any, &byte| any | may_need_escape(byte)) {
-        text.extend_from_slice(bytes);
-        text.push(b'"');
-        return;
-    }
-    for (position, &byte) in bytes.iter().enumerate() {
+    let has_escape = bytes.iter().fold(false, |any, &byte| any | may_need_escape(byte));
+    let looked_at = if has_escape { bytes } else { &[] };
+    for (position, &byte) in looked_at.iter().enumerate() {
         let (width, code_unit) = match (byte, bytes.get(position + 1..position + 3)) {
             (0x00..0x20 | b'"' | b'\\', _) => (1, u16::from(byte)),
             // A lone surrogate, U+D800 to U+DFFF, is ED A0..BF 80..BF in WTF-8.
