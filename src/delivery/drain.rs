@@ -19,9 +19,14 @@ use crate::{
     spool::{Busy, Spool, Spooled, Store},
 };
 
-/// Entries under way at once: enough to hide the round trip to a broker, few enough that live
-/// records do not wait long behind them (`scripts/measure-spool`).
-const IN_FLIGHT_MAX: usize = 32;
+/// Entries under way at once. They go in bursts, and after each the drain rests as long as it took:
+/// a burst makes few requests of many records, and live records meet none half of the time
+/// (`scripts/measure-spool`).
+const IN_FLIGHT_MAX: usize = 128;
+
+/// A burst is over when no more than these are left of it, so that one late report does not keep
+/// the next from beginning.
+const LEFT_OF_BURST_MAX: usize = IN_FLIGHT_MAX / 8;
 
 /// How long an entry counts as one of these: one that waits longer does not keep others waiting,
 /// whose partition may well be there.
@@ -31,7 +36,7 @@ const IN_FLIGHT_LASTS: Duration = Duration::from_secs(1);
 const UNDER_WAY_MAX: usize = 1024;
 
 /// Entries that are read at once.
-const READ_AT_ONCE: usize = 128;
+const READ_AT_ONCE: usize = IN_FLIGHT_MAX;
 
 /// How long the drain, and the key, rest after a refusal. The end of an outage is found by the
 /// record that is under way; this bounds how often one that is refused at once is tried.
@@ -73,10 +78,19 @@ struct Work {
     under_way: HashMap<String, Instant>,
     /// Keys that rest, until then.
     resting: HashMap<String, Instant>,
+    /// When the burst began that is not over.
+    burst_began: Option<Instant>,
     /// Nothing is begun until then.
     rests_until: Instant,
     /// Counts what kept a topic that is down from being up: the next trial is of another key.
     setbacks: usize,
+}
+
+impl Work {
+    fn in_flight(&self) -> usize {
+        let began = self.under_way.values();
+        began.filter(|began| began.elapsed() < IN_FLIGHT_LASTS).count()
+    }
 }
 
 impl Drain {
@@ -89,6 +103,7 @@ impl Drain {
             reports: FuturesUnordered::new(),
             under_way: HashMap::new(),
             resting: HashMap::new(),
+            burst_began: None,
             rests_until: Instant::now(),
             setbacks: 0,
         };
@@ -96,6 +111,7 @@ impl Drain {
             let changed = self.spool.changed();
             self.begin(&mut work).await;
             let waits = self.spool.store().count(&self.topic) > 0;
+            let rest = work.rests_until.checked_duration_since(Instant::now()).unwrap_or(REST);
             tokio::select! {
                 _ = stop.changed() => break,
                 Some(reported) = work.reports.next() => {
@@ -103,7 +119,7 @@ impl Drain {
                 }
                 () = changed => {}
                 // Something may have stopped to rest, or to count as in flight.
-                () = sleep(REST), if waits => {}
+                () = sleep(rest), if waits => {}
             }
         }
         while let Some(reported) = work.reports.next().await {
@@ -117,7 +133,12 @@ impl Drain {
         if room > work.ready.len() || !Arc::ptr_eq(&work.store, &self.spool.store()) {
             self.read(work).await;
         }
-        for _ in 0..room.min(work.ready.len()) {
+        let size = room.min(work.ready.len());
+        // Few do not keep live records waiting: a key alone goes on at once.
+        if size > IN_FLIGHT_MAX / 2 {
+            work.burst_began = Some(Instant::now());
+        }
+        for _ in 0..size {
             // Of a topic that is down, each time another key.
             let turn = if room == 1 { work.setbacks % work.ready.len() } else { 0 };
             let Some(mut spooled) = work.ready.remove(turn) else { return };
@@ -137,12 +158,10 @@ impl Drain {
         if Instant::now() < work.rests_until {
             return 0;
         }
-        let in_flight = work.under_way.values().filter(|began| began.elapsed() < IN_FLIGHT_LASTS);
-        let in_flight = in_flight.count();
+        let in_flight = work.in_flight();
         let left = UNDER_WAY_MAX.saturating_sub(work.under_way.len());
         match self.publisher.health().is_up(&self.topic) {
-            // Many at once: each time the file is read.
-            true if in_flight <= IN_FLIGHT_MAX / 2 => left.min(IN_FLIGHT_MAX - in_flight),
+            true if in_flight <= LEFT_OF_BURST_MAX => left.min(IN_FLIGHT_MAX - in_flight),
             // One alone finds out when the topic is up.
             false if in_flight == 0 => left.min(1),
             true | false => 0,
@@ -201,6 +220,11 @@ impl Drain {
                 }
             }
             next = work.reports.next().now_or_never().flatten();
+        }
+        if work.in_flight() <= LEFT_OF_BURST_MAX
+            && let Some(began) = work.burst_began.take()
+        {
+            work.rests_until = work.rests_until.max(Instant::now() + began.elapsed().min(REST));
         }
         from.remove(&published)
     }
