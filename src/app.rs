@@ -111,8 +111,12 @@ pub async fn run(
     let Topics { wanted, rejected, .. } = &settings.kafka.topics;
     let of_events = wanted.keys().filter(|name| Some(*name) != rejected.as_ref()).cloned();
     let topics: BTreeSet<String> = of_events.chain(waiting).collect();
-    let publisher =
-        Arc::new(Publisher::new(&properties, topics.iter().cloned(), Arc::clone(&metrics))?);
+    let publisher = Arc::new(Publisher::new(
+        &properties,
+        topics.iter().cloned(),
+        Arc::clone(&metrics),
+        settings.delivery.hold_above,
+    )?);
     let (stop_drains, stopped) = watch::channel(());
     let mut drains = Vec::new();
     if let Some(spool) = &spool {

@@ -65,6 +65,8 @@ pub struct Delivery {
     pub recent_max: usize,
     /// How long Kafka may take before an event goes to the spool.
     pub patience: Duration,
+    /// Unacknowledged records from which on further ones are held back for a moment; 0 is off.
+    pub hold_above: usize,
 }
 
 /// Copies of rejected webhooks.

@@ -116,9 +116,10 @@ pub struct Events<'e> {
 
 impl Events<'_> {
     /// What is to be published: a record an event, and a copy where one topic gets all.
-    pub fn records(self, format: EventFormat) -> Vec<Record> {
+    pub fn records(self, format: EventFormat) -> Vec<Arc<Record>> {
         let Self { events, topics, received } = self;
-        let of = |event, topic| Record::new(event, format, topic, received.as_millisecond());
+        let of =
+            |event, topic| Arc::new(Record::new(event, format, topic, received.as_millisecond()));
         let own = events.iter().map(|event| of(event, topics.name(event.kind)));
         let all = topics.all.iter();
         own.chain(all.flat_map(|all| events.iter().map(move |event| of(event, all)))).collect()
@@ -205,7 +206,7 @@ impl Delivery {
     /// unless they are merely slow.
     async fn try_kafka(
         &self,
-        records: &[Record],
+        records: &[Arc<Record>],
         patience: Duration,
         wait: Duration,
     ) -> Result<Vec<Receipt>, Unavailable> {
@@ -230,13 +231,13 @@ impl Delivery {
 
     /// Which way records take: around Kafka if anything of their keys waits in the spool, or a
     /// topic is known to be down.
-    fn way(&self, records: &[Record]) -> Way {
+    fn way(&self, records: &[Arc<Record>]) -> Way {
         let health = self.publisher.health();
         let topics = records.iter().map(|record| record.topic.as_str());
         let down: BTreeSet<_> = topics.filter(|topic| !health.is_up(topic)).collect();
         if let Some(spool) = &self.spool {
             let store = spool.store();
-            let holds = |record: &Record| store.holds(&record.topic, &record.key);
+            let holds = |record: &Arc<Record>| store.holds(&record.topic, &record.key);
             // Where records wait, the drain tries for all.
             if records.iter().any(holds) || down.iter().any(|topic| store.count(topic) > 0) {
                 return Way::Spool;
@@ -251,7 +252,7 @@ impl Delivery {
     }
 
     /// Publishes records, and waits for every report.
-    async fn publish(&self, records: &[Record]) -> Vec<Result<Receipt, PublishError>> {
+    async fn publish(&self, records: &[Arc<Record>]) -> Vec<Result<Receipt, PublishError>> {
         let mut replacements = self.publisher.replacements();
         let mut receipts = self.publisher.publish(records).await;
         while receipts.contains(&Err(PublishError::Replaced)) {
@@ -270,12 +271,13 @@ impl Delivery {
     async fn spool_instead(
         &self,
         events: Events<'_>,
-        records: Vec<Record>,
+        records: Vec<Arc<Record>>,
         refusal: Unavailable,
         deadline: Instant,
     ) -> Outcome {
         let Some(spool) = &self.spool else { return Outcome::Unavailable(refusal) };
-        match timeout_at(deadline.into(), spool.append(records.into())).await {
+        let records = records.into_iter().map(Arc::unwrap_or_clone).collect();
+        match timeout_at(deadline.into(), spool.append(records)).await {
             Ok(Ok(())) => Outcome::Spooled(events.names().collect()),
             Ok(Err(error)) => Outcome::Unavailable(Unavailable::Spool(error)),
             Err(_elapsed) => Outcome::Unavailable(Unavailable::SpoolTimedOut),

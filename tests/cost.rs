@@ -103,7 +103,7 @@ fn relay(bootstrap_servers: &str, topics: TopicNames, key: Key) -> Relay {
     let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let properties = Properties([setting("bootstrap.servers", bootstrap_servers)].into());
     let names = Kind::ALL.map(|kind| topics.name(kind).to_owned());
-    let publisher = Publisher::new(&properties, names, Arc::clone(&metrics)).unwrap();
+    let publisher = Publisher::new(&properties, names, Arc::clone(&metrics), 20).unwrap();
     let delivery = Delivery {
         publisher: Arc::new(publisher),
         format: EventFormat::Structured,

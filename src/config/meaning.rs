@@ -254,6 +254,7 @@ pub(super) fn delivery(mut section: Section<'_>) -> Delivery {
     let delivery = Delivery {
         recent_max: section.number("recent_max", 0..=10_000_000),
         patience: section.duration("patience"),
+        hold_above: section.number("hold_above", 0..=1_000_000),
     };
     section.end();
     delivery

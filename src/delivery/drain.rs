@@ -146,7 +146,7 @@ impl Drain {
             let now = (self.clock)().as_millisecond();
             spooled.record.timestamp_ms = spooled.record.timestamp_ms.min(now);
             work.under_way.insert(spooled.record.key.clone(), Instant::now());
-            let report = self.publisher.enqueue(&spooled.record);
+            let report = self.publisher.send(&spooled.record);
             let store = Arc::clone(&work.store);
             let reported = async { Reported { store, spooled, receipt: report.wait().await } };
             work.reports.push(reported.boxed_local());

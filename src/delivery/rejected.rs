@@ -90,7 +90,7 @@ impl Rejected {
         }
         let place =
             Arc::clone(&self.under_way).try_acquire_owned().map_err(|_full| "kafka_slow")?;
-        let report = self.publisher.enqueue(&rejection.record(&self.topic));
+        let report = self.publisher.send(&rejection.record(&self.topic));
         rt::spawn(async move {
             // What is refused is lost: a copy has no claim to be made.
             report.wait().await.ok();

@@ -21,7 +21,8 @@ use super::{
     ClientError, Properties, client_config,
     context::Context,
     health::Health,
-    report::{PublishError, Receipt, Report},
+    hold::Hold,
+    report::{PublishError, Receipt, Report, ReportTo},
 };
 use crate::{metrics::Metrics, record::Record};
 
@@ -34,14 +35,21 @@ const PURGE_WITHIN: Duration = Duration::from_secs(1);
 /// Publishes records; to be shared by all who do.
 pub struct Publisher {
     config: ClientConfig,
-    context: Context,
     record_bytes_max: usize,
-    producer: RwLock<Arc<ThreadedProducer<Context>>>,
+    current: Arc<Current>,
     replaced: watch::Sender<()>,
+    hold: Hold<(Arc<Record>, ReportTo)>,
+}
+
+/// The producer, which may be replaced.
+struct Current {
+    context: Context,
+    producer: RwLock<Arc<ThreadedProducer<Context>>>,
 }
 
 impl Publisher {
-    /// A producer with these properties on top of the relay's own, for these topics.
+    /// A producer with these properties on top of the relay's own, for these topics; while so many
+    /// records are unacknowledged, further ones are held back for some milliseconds (0: none is).
     ///
     /// # Errors
     /// When librdkafka does not take the properties.
@@ -49,6 +57,7 @@ impl Publisher {
         properties: &Properties,
         topics: impl IntoIterator<Item = String>,
         metrics: Arc<Metrics>,
+        hold_above: usize,
     ) -> Result<Self, ClientError> {
         let context = Context { health: Arc::new(Health::new(topics)), metrics };
         let mut config = client_config(properties);
@@ -59,13 +68,13 @@ impl Publisher {
         let given = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
         let record_bytes_max = given.unwrap_or(MESSAGE_MAX_BYTES);
         context.health.note_new_producer();
-        Ok(Self {
-            config,
-            context,
-            record_bytes_max,
-            producer: RwLock::new(Arc::new(producer)),
-            replaced: watch::Sender::new(()),
-        })
+        let current = Arc::new(Current { context, producer: RwLock::new(Arc::new(producer)) });
+        let (asked, sent_to) = (Arc::clone(&current), Arc::clone(&current));
+        let hold = Hold::start(
+            move || hold_above > 0 && asked.in_flight() >= hold_above,
+            move |(record, report_to): (Arc<Record>, _)| sent_to.send(&record, report_to),
+        );
+        Ok(Self { config, record_bytes_max, current, replaced: watch::Sender::new(()), hold })
     }
 
     /// Puts a new producer in the place of one that makes no progress. What the old one did not
@@ -74,13 +83,14 @@ impl Publisher {
     /// # Errors
     /// When librdkafka does not make a new one.
     pub fn replace(&self) -> Result<(), ClientError> {
-        let new = self.config.create_with_context(self.context.clone()).map_err(ClientError)?;
+        let new =
+            self.config.create_with_context(self.current.context.clone()).map_err(ClientError)?;
         self.health().note_new_producer();
         let old = std::mem::replace(
-            &mut *self.producer.write().expect("replacing does not panic"),
+            &mut *self.current.producer.write().expect("replacing does not panic"),
             Arc::new(new),
         );
-        self.context.metrics.kafka_producers_replaced.inc();
+        self.current.context.metrics.kafka_producers_replaced.inc();
         self.replaced.send_replace(());
         // On a thread of its own: it waits for threads of the old one, which may hang in a look-up
         // of a name. The reports of what was purged come while it is flushed.
@@ -99,7 +109,7 @@ impl Publisher {
     /// Whether the producer is to be replaced: it cannot go on, or made no report for that long
     /// although records wait for theirs.
     pub fn is_stuck(&self, silence_max: Duration) -> bool {
-        let is_idle = self.producer().in_flight_count() == 0;
+        let is_idle = self.current.in_flight() == 0;
         if is_idle {
             self.health().note_report();
         }
@@ -108,44 +118,32 @@ impl Publisher {
 
     /// Whether the producer cannot go on, by librdkafka's own word.
     pub fn has_fault(&self) -> bool {
-        self.producer().client().fatal_error().is_some()
-    }
-
-    fn producer(&self) -> Arc<ThreadedProducer<Context>> {
-        Arc::clone(&self.producer.read().expect("replacing does not panic"))
+        self.current.producer().client().fatal_error().is_some()
     }
 
     /// Publishes records, all handed over before the first report is waited for; the caller bounds
     /// the wait. Gives what was reported of each.
     pub async fn publish(
         &self,
-        records: impl IntoIterator<Item = &Record>,
+        records: impl IntoIterator<Item = &Arc<Record>>,
     ) -> Vec<Result<Receipt, PublishError>> {
         let reports: Vec<_> = records.into_iter().map(|record| self.enqueue(record)).collect();
         join_all(reports.into_iter().map(Report::wait)).await
     }
 
-    /// Hands a record to the producer; where it does not take it, the report says so at once.
-    pub fn enqueue(&self, record: &Record) -> Report {
-        let Record { topic, timestamp_ms, key, headers, value } = record;
+    fn enqueue(&self, record: &Arc<Record>) -> Report {
         let (report_to, report) = oneshot::channel();
-        let empty = OwnedHeaders::new_with_capacity(headers.len());
-        let headers = headers
-            .iter()
-            .fold(empty, |all, (key, value)| all.insert(Header { key, value: Some(&**value) }));
-        let message = BaseRecord::with_opaque_to(topic, Box::new(report_to))
-            .key(key.as_bytes())
-            .payload(value)
-            .headers(headers)
-            .timestamp(*timestamp_ms);
-        // Under the lock: what a replaced producer has queued is purged, and nothing follows.
-        let producer = self.producer.read().expect("replacing does not panic");
-        if let Err((error, message)) = producer.send(message) {
-            let error = PublishError::from(&error);
-            self.health().note_failure(topic, error);
-            let report_to = message.delivery_opaque;
-            report_to.send(Err(error)).expect("the report is still here");
+        match self.hold.take((Arc::clone(record), report_to)) {
+            Some((record, report_to)) => self.current.send(&record, report_to),
+            None => self.current.context.metrics.kafka_records_held.inc(),
         }
+        Report::new(report)
+    }
+
+    /// Hands a record to the producer now; where it does not take it, the report says so at once.
+    pub fn send(&self, record: &Record) -> Report {
+        let (report_to, report) = oneshot::channel();
+        self.current.send(record, report_to);
         Report::new(report)
     }
 
@@ -156,13 +154,13 @@ impl Publisher {
 
     /// What is known of Kafka's health.
     pub fn health(&self) -> &Health {
-        &self.context.health
+        &self.current.context.health
     }
 
     /// Asks the cluster for a topic's metadata, which also makes the producer's own fresh; blocks
     /// for the time-out at most. Gives whether it answered.
     pub fn probe(&self, topic: &str, timeout: Duration) -> bool {
-        match self.producer().client().fetch_metadata(Some(topic), timeout) {
+        match self.current.producer().client().fetch_metadata(Some(topic), timeout) {
             Ok(metadata) => {
                 self.health().note_answer();
                 let faults = metadata.topics().iter().flat_map(faults);
@@ -179,10 +177,43 @@ impl Publisher {
     /// Waits until every record has its report; blocks for the time-out at most. Gives how many
     /// are left.
     pub fn flush(&self, timeout: Duration) -> usize {
-        let producer = self.producer();
+        let producer = self.current.producer();
         let Err(error) = producer.flush(timeout) else { return 0 };
         tracing::error!(%error, "cannot flush the producer in time");
-        usize::try_from(producer.in_flight_count()).unwrap_or(0)
+        self.current.in_flight()
+    }
+}
+
+impl Current {
+    fn producer(&self) -> Arc<ThreadedProducer<Context>> {
+        Arc::clone(&self.producer.read().expect("replacing does not panic"))
+    }
+
+    /// Records that librdkafka has, and that have no report yet.
+    fn in_flight(&self) -> usize {
+        usize::try_from(self.producer().in_flight_count()).unwrap_or(0)
+    }
+
+    fn send(&self, record: &Record, report_to: ReportTo) {
+        let Record { topic, timestamp_ms, key, headers, value } = record;
+        let empty = OwnedHeaders::new_with_capacity(headers.len());
+        let headers = headers
+            .iter()
+            .fold(empty, |all, (key, value)| all.insert(Header { key, value: Some(&**value) }));
+        let message = BaseRecord::with_opaque_to(topic, Box::new(report_to))
+            .key(key.as_bytes())
+            .payload(value)
+            .headers(headers)
+            .timestamp(*timestamp_ms);
+        // Under the lock: what a replaced producer has queued is purged, and nothing follows.
+        let producer = self.producer.read().expect("replacing does not panic");
+        if let Err((error, message)) = producer.send(message) {
+            let error = PublishError::from(&error);
+            self.context.health.note_failure(topic, error);
+            let report_to = message.delivery_opaque;
+            // Nobody waits any longer where it was given up on.
+            report_to.send(Err(error)).ok();
+        }
     }
 }
 
@@ -202,9 +233,6 @@ fn faults(topic: &MetadataTopic) -> Vec<String> {
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Publisher")
-            .field("health", &self.context.health)
-            .finish_non_exhaustive()
+        formatter.debug_struct("Publisher").field("health", self.health()).finish_non_exhaustive()
     }
 }

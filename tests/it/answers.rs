@@ -441,7 +441,8 @@ fn silence_of_kafka_is_503_at_the_deadline() {
 fn a_relay_that_drains_answers_503() {
     let settings = Setup::at("127.0.0.1:1").settings();
     let metrics = Arc::new(Metrics::default());
-    let publisher = Publisher::new(&settings.kafka.properties, [], Arc::clone(&metrics)).unwrap();
+    let properties = &settings.kafka.properties;
+    let publisher = Publisher::new(properties, [], Arc::clone(&metrics), 0).unwrap();
     let delivery = Delivery {
         publisher: publisher.into(),
         format: settings.kafka.event_format,

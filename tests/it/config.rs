@@ -274,7 +274,7 @@ const LEVEL: &str =
 
 /// A key, values that it does not take, and the words for what it does. Of the files of TLS any text
 /// is a path.
-const WRONG: [(&str, &[&str], &str); 59] = [
+const WRONG: [(&str, &[&str], &str); 60] = [
     ("shutdown_within", &["0s", "soon", ""], DURATION),
     (
         "http.listen",
@@ -332,6 +332,7 @@ const WRONG: [(&str, &[&str], &str); 59] = [
     ),
     ("kafka.topics.all", &["1"], FLAG),
     ("delivery.recent_max", &["-1", "x", "10000001"], "a whole number from 0 to 10000000"),
+    ("delivery.hold_above", &["-1", "x", "1000001"], "a whole number from 0 to 1000000"),
     ("delivery.patience", &["0s", "soon"], "a duration over zero"),
     ("rejected.enabled", &["yes"], FLAG),
     ("rejected.per_second", &["0", "10001"], "a whole number from 1 to 10000"),

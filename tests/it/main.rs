@@ -13,6 +13,7 @@ mod drift;
 mod fuzzed;
 mod golden;
 mod harness;
+mod hold;
 mod hostile;
 mod interop;
 mod limits;

@@ -362,12 +362,13 @@ fn what_librdkafka_calls_too_large_is_too_large() {
         ("message.timeout.ms".to_owned(), "10000".to_owned()),
     ];
     let topics = ["sizes".to_owned()];
-    let publisher = Publisher::new(&Properties(properties.into()), topics, Arc::default()).unwrap();
+    let properties = Properties(properties.into());
+    let publisher = Publisher::new(&properties, topics, Arc::default(), 0).unwrap();
     let mut judged = [0, 0];
     for (length, of_header) in
         (1500..2000).zip([0, 1, 60, 63, 64, 65, 127, 128, 129].iter().cycle())
     {
-        let record = Record {
+        let record = Arc::new(Record {
             topic: "sizes".to_owned(),
             timestamp_ms: 0,
             key: "key".to_owned(),
@@ -376,7 +377,7 @@ fn what_librdkafka_calls_too_large_is_too_large() {
                 ("ce_id".into(), "".into()),
             ],
             value: vec![b'v'; length],
-        };
+        });
         let is_too_large = publisher.is_too_large(&record);
         let receipts = System::new().block_on(publisher.publish([&record]));
         assert_eq!(

@@ -68,7 +68,7 @@ impl Replay {
         let mut properties = kafka.properties.clone();
         let within = settings.http.limits.answer_within.as_millis().to_string();
         properties.0.entry("message.timeout.ms".to_owned()).or_insert(within);
-        let publisher = Publisher::new(&properties, [], Arc::new(Metrics::default()))
+        let publisher = Publisher::new(&properties, [], Arc::new(Metrics::default()), 0)
             .map_err(|error| Failure::Failed(error.to_string()))?;
         let is_named = |copy: &Copy| self.places.is_empty() || self.places.contains(&copy.place());
         let mut sum = Sum::default();
@@ -138,7 +138,7 @@ impl Replay {
 }
 
 impl Verdict {
-    fn holds(records: &[Record], places: &[Place]) -> Self {
+    fn holds(records: &[Arc<Record>], places: &[Place]) -> Self {
         let places = places.iter().copied().map(Some).chain(std::iter::repeat(None));
         let published = records.iter().zip(places).map(|(record, place)| Published {
             id: record.id().unwrap_or_default().to_owned(),
@@ -150,7 +150,7 @@ impl Verdict {
 }
 
 /// The records of a copy, as if it came now; or why there are none.
-fn records(copy: &Copy, settings: &Settings) -> Result<Vec<Record>, String> {
+fn records(copy: &Copy, settings: &Settings) -> Result<Vec<Arc<Record>>, String> {
     let name = copy.header("application");
     let Application { name, source, policy, topics, .. } = settings
         .applications
@@ -172,7 +172,7 @@ fn records(copy: &Copy, settings: &Settings) -> Result<Vec<Record>, String> {
     Ok(Events { events: &events, topics, received }.records(settings.kafka.event_format))
 }
 
-fn publish(publisher: &Publisher, records: &[Record]) -> Verdict {
+fn publish(publisher: &Publisher, records: &[Arc<Record>]) -> Verdict {
     let receipts = System::new().block_on(publisher.publish(records));
     let places: Result<Vec<_>, _> = receipts.into_iter().collect();
     match places {
