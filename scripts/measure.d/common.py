@@ -155,6 +155,8 @@ def kafka(work, *arguments):
         yield {name: value.strip("'") for name, value in pairs}
     finally:
         subprocess.run([script, "stop", str(directory)], check=True)
+        # Gigabytes after a few minutes, of no use to anybody.
+        shutil.rmtree(directory)
 
 
 def show(name, *values):
