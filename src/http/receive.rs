@@ -80,6 +80,8 @@ async fn take(
     require_service(relay)?;
     require_size(request, relay.limits.body_max_bytes)?;
     let body = relay.bodies.read(body, &relay.limits, started).await?;
+    // Before anything dear: who is refused must cost less than who is served.
+    let _place = relay.room.enter(application, relay.applications.count()).ok_or(Answer::Busy)?;
     let received = (relay.clock)();
     let webhook = verify(&body, application, request, relay.limits.body_depth_max);
     let webhook = webhook.inspect_err(|answer| {
@@ -104,7 +106,6 @@ async fn take(
         received: &format!("{received:.3}"),
     };
     let events = normalise(&webhook, circumstances);
-    let _place = relay.room.enter(application, relay.applications.count()).ok_or(Answer::Busy)?;
     let deadline = started + relay.limits.answer_within;
     let digest = digest(&application.name, &body);
     let events = Events { events: &events, topics: &application.topics, received };

@@ -400,6 +400,7 @@ fn too_many_in_flight_are_503() {
     let mut under_way = ["REF-1", "REF-2"].map(|reference| app.send_signed(&payment(reference)));
     app.await_in_flight(2);
     check(&app, &app.post_signed(&payment("REF-3")), (503, "failed", "busy"));
+    assert_eq!(app.post("no JSON").status, 503, "it is not even read");
     for connection in &mut under_way {
         assert_eq!(connection.answer().status, 200);
     }

@@ -76,6 +76,8 @@ fn a_producer_whose_records_the_broker_has_lost() {
     cluster.restart(1);
     for (topic, relay) in &relays {
         cluster.await_leader(topic);
+        // Until it knows, the answer is 503 where there is no spool.
+        relay.await_ready(200);
         let first = cluster.first_ids(topic);
         assert_eq!(first.len(), 1);
         let answers: Vec<_> = (5..10).map(|number| relay.post(&webhook("key", number))).collect();
