@@ -19,9 +19,13 @@ const HOLD_MAX: Duration = Duration::from_millis(5);
 
 /// Holds back what comes while the producer is busy, and lets it go in the order in which it came.
 pub struct Hold<T> {
-    held: Arc<Mutex<Held<T>>>,
-    is_busy: Arc<dyn Fn() -> bool + Send + Sync>,
+    shared: Arc<Shared<T>>,
     thread: Thread,
+}
+
+struct Shared<T> {
+    held: Mutex<Held<T>>,
+    is_busy: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 struct Held<T> {
@@ -38,19 +42,19 @@ impl<T: Send + 'static> Hold<T> {
         send: impl Fn(T) + Send + 'static,
     ) -> Self {
         let held = Held { items: Vec::new(), is_holding: false, is_over: false };
-        let (held, is_busy) = (Arc::new(Mutex::new(held)), Arc::new(is_busy));
-        let (of_thread, is_still_busy) = (Arc::clone(&held), Arc::clone(&is_busy));
+        let shared = Arc::new(Shared { held: Mutex::new(held), is_busy: Box::new(is_busy) });
+        let of_thread = Arc::clone(&shared);
         let thread = thread::Builder::new().name("hold".to_owned());
-        let thread = thread.spawn(move || let_go(&of_thread, &*is_still_busy, send));
+        let thread = thread.spawn(move || of_thread.let_go(send));
         let thread = thread.expect("a thread can be started").thread().clone();
-        Self { held, is_busy, thread }
+        Self { shared, thread }
     }
 
     /// Holds an item back, or returns it: then it is to be sent now.
     pub fn take(&self, item: T) -> Option<T> {
-        let mut held = lock(&self.held);
+        let mut held = self.shared.held();
         if !held.is_holding {
-            if !(self.is_busy)() {
+            if !(self.shared.is_busy)() {
                 return Some(item);
             }
             held.is_holding = true;
@@ -61,37 +65,39 @@ impl<T: Send + 'static> Hold<T> {
     }
 }
 
-fn let_go<T>(held: &Mutex<Held<T>>, is_busy: &dyn Fn() -> bool, send: impl Fn(T)) {
-    loop {
-        let mut now = lock(held);
-        let items = mem::take(&mut now.items);
-        now.is_holding = !items.is_empty();
-        let is_over = now.is_over;
-        drop(now);
-        if items.is_empty() {
-            if is_over {
-                return;
+impl<T> Shared<T> {
+    fn held(&self) -> MutexGuard<'_, Held<T>> {
+        self.held.lock().expect("adding does not panic")
+    }
+
+    fn let_go(&self, send: impl Fn(T)) {
+        loop {
+            let mut held = self.held();
+            let items = mem::take(&mut held.items);
+            held.is_holding = !items.is_empty();
+            let is_over = held.is_over;
+            drop(held);
+            if items.is_empty() {
+                if is_over {
+                    return;
+                }
+                thread::park();
+            } else {
+                items.into_iter().for_each(&send);
             }
-            thread::park();
-        } else {
-            items.into_iter().for_each(&send);
-        }
-        let began = Instant::now();
-        thread::sleep(LOOK_EVERY);
-        while is_busy() && began.elapsed() < HOLD_MAX {
+            let began = Instant::now();
             thread::sleep(LOOK_EVERY);
+            while (self.is_busy)() && began.elapsed() < HOLD_MAX {
+                thread::sleep(LOOK_EVERY);
+            }
         }
     }
-}
-
-fn lock<T>(held: &Mutex<Held<T>>) -> MutexGuard<'_, Held<T>> {
-    held.lock().expect("adding does not panic")
 }
 
 /// What is held is let go, and the thread ends.
 impl<T> Drop for Hold<T> {
     fn drop(&mut self) {
-        lock(&self.held).is_over = true;
+        self.shared.held().is_over = true;
         self.thread.unpark();
     }
 }

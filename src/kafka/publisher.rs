@@ -15,7 +15,7 @@ use rdkafka::{
     metadata::{MetadataPartition, MetadataTopic},
     producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer},
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::{
     ClientError, Properties, client_config,
@@ -71,7 +71,7 @@ impl Publisher {
         let current = Arc::new(Current { context, producer: RwLock::new(Arc::new(producer)) });
         let (asked, sent_to) = (Arc::clone(&current), Arc::clone(&current));
         let hold = Hold::start(
-            move || hold_above > 0 && asked.in_flight() >= hold_above,
+            move || hold_above > 0 && in_flight(&asked.producer()) >= hold_above,
             move |(record, report_to): (Arc<Record>, _)| sent_to.send(&record, report_to),
         );
         Ok(Self { config, record_bytes_max, current, replaced: watch::Sender::new(()), hold })
@@ -109,7 +109,7 @@ impl Publisher {
     /// Whether the producer is to be replaced: it cannot go on, or made no report for that long
     /// although records wait for theirs.
     pub fn is_stuck(&self, silence_max: Duration) -> bool {
-        let is_idle = self.current.in_flight() == 0;
+        let is_idle = in_flight(&self.current.producer()) == 0;
         if is_idle {
             self.health().note_report();
         }
@@ -132,19 +132,19 @@ impl Publisher {
     }
 
     fn enqueue(&self, record: &Arc<Record>) -> Report {
-        let (report_to, report) = oneshot::channel();
+        let (report_to, report) = Report::to_come();
         match self.hold.take((Arc::clone(record), report_to)) {
             Some((record, report_to)) => self.current.send(&record, report_to),
             None => self.current.context.metrics.kafka_records_held.inc(),
         }
-        Report::new(report)
+        report
     }
 
     /// Hands a record to the producer now; where it does not take it, the report says so at once.
     pub fn send(&self, record: &Record) -> Report {
-        let (report_to, report) = oneshot::channel();
+        let (report_to, report) = Report::to_come();
         self.current.send(record, report_to);
-        Report::new(report)
+        report
     }
 
     /// Whether the producer refuses a record as too large, without asking Kafka.
@@ -180,18 +180,13 @@ impl Publisher {
         let producer = self.current.producer();
         let Err(error) = producer.flush(timeout) else { return 0 };
         tracing::error!(%error, "cannot flush the producer in time");
-        self.current.in_flight()
+        in_flight(&producer)
     }
 }
 
 impl Current {
     fn producer(&self) -> Arc<ThreadedProducer<Context>> {
         Arc::clone(&self.producer.read().expect("replacing does not panic"))
-    }
-
-    /// Records that librdkafka has, and that have no report yet.
-    fn in_flight(&self) -> usize {
-        usize::try_from(self.producer().in_flight_count()).unwrap_or(0)
     }
 
     fn send(&self, record: &Record, report_to: ReportTo) {
@@ -215,6 +210,11 @@ impl Current {
             report_to.send(Err(error)).ok();
         }
     }
+}
+
+/// Records that a producer has, and that have no report yet.
+fn in_flight(producer: &ThreadedProducer<Context>) -> usize {
+    usize::try_from(producer.in_flight_count()).unwrap_or(0)
 }
 
 /// What the metadata of a topic says that may be why records of it are refused.

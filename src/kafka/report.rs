@@ -65,8 +65,10 @@ pub struct Report(oneshot::Receiver<Result<Receipt, PublishError>>);
 pub(super) type ReportTo = oneshot::Sender<Result<Receipt, PublishError>>;
 
 impl Report {
-    pub(super) fn new(report: oneshot::Receiver<Result<Receipt, PublishError>>) -> Self {
-        Self(report)
+    /// One to come, and what it is sent to.
+    pub(super) fn to_come() -> (ReportTo, Self) {
+        let (report_to, report) = oneshot::channel();
+        (report_to, Self(report))
     }
 
     /// Waits for the report; the caller bounds the wait.
