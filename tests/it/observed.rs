@@ -220,7 +220,7 @@ fn librdkafkas_own_numbers_are_there() {
             ["kafka_queue_records", "kafka_queue_bytes"].map(|name| samples.sum(name, &[]));
         (records > 0.5 && bytes > 500.0).then_some(())
     });
-    broker.mock().broker_down(1).unwrap();
+    drop(broker);
     eventually("the broker is down", || {
         let samples = app.samples();
         assert!(samples.has_series("kafka_broker_up", &["broker=\"1\""]));
@@ -234,12 +234,14 @@ fn it_is_ready_while_kafka_is_there() {
     let app = Setup::on(&broker).spawn();
     assert_eq!(app.get("/live").body, "live\n");
     assert_eq!(app.get("/ready").body, "ready\n");
-    broker.mock().broker_down(1).unwrap();
+    broker.mock().broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
     assert_eq!(app.await_ready(503), "not ready: Kafka does not take records\n");
     assert_eq!(app.get("/live").status, 200, "a restart would not help");
-    broker.mock().broker_up(1).unwrap();
+    broker.mock().broker_round_trip_time(-1, Duration::ZERO).unwrap();
     app.await_ready(200);
     assert_eq!(app.post_signed(&payment("REF-1")).status, 200);
+    drop(broker);
+    app.await_ready(503);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the relay prints, shows and answers has no key, no body and no personal data in it: at the
 //! loudest level, whatever fails.
 
-use std::{fs, net::Shutdown, process::Command};
+use std::{fs, net::Shutdown, process::Command, time::Duration};
 
 use clickpesa_relay::{http::WEBHOOKS, kafka::embedded::EmbeddedBroker};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -114,11 +114,11 @@ fn no_line_has_a_secret() {
         [200, 200, 200, 413, 401, 401, 415, 400, 400, 400, 400, 400, 413, 404, 200, 405, 408, 400];
     assert_eq!(statuses, expected);
 
-    // Kafka refuses, then is gone, then back, with webhooks in the spool.
+    // Kafka refuses, then is silent, then back, with webhooks in the spool, then gone.
     let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     broker.mock().request_errors(RDKafkaApiKey::Produce, &[refused]);
     answers.extend(drive(&process, 10));
-    broker.mock().broker_down(1).unwrap();
+    broker.mock().broker_round_trip_time(-1, Duration::from_secs(60)).unwrap();
     answers.extend(drive(&process, 20));
     eventually("webhooks are spooled", || {
         answers.push(ask(address, &request("POST", WEBHOOKS, &[], &signed(&secret_payment(30)))));
@@ -141,11 +141,14 @@ fn no_line_has_a_secret() {
     process.await_text("stay as they were");
     directory.put("key", KEYS[1]);
     process.await_text("the applications were read again");
-    broker.mock().broker_up(1).unwrap();
+    broker.mock().broker_round_trip_time(-1, Duration::ZERO).unwrap();
     eventually("the spool is empty", || {
         (process.samples().sum("spool_events", &[]) == 0.0).then_some(())
     });
     answers.extend(drive(&process, 40));
+    drop(broker);
+    process.await_text("Connection refused");
+    answers.extend(drive(&process, 50));
 
     for page in ["/metrics", "/ready", "/live", "/"] {
         assert_clean(page, &process.page(page));
