@@ -251,21 +251,27 @@ impl Delivery {
         }
     }
 
-    /// Publishes records, and waits for every report.
+    /// Publishes records, again where it is not known that Kafka has them, and waits for every report.
     async fn publish(&self, records: &[Arc<Record>]) -> Vec<Result<Receipt, PublishError>> {
         let mut replacements = self.publisher.replacements();
         let mut receipts = self.publisher.publish(records).await;
-        while receipts.contains(&Err(PublishError::Replaced)) {
-            // What a producer did not report goes out again through the next.
-            replacements.changed().await.unwrap_or_default();
-            let is_unreported = |at: &usize| receipts[*at] == Err(PublishError::Replaced);
-            let unreported: Vec<_> = (0..records.len()).filter(is_unreported).collect();
-            let again = self.publisher.publish(unreported.iter().map(|at| &records[*at])).await;
-            for (at, receipt) in unreported.into_iter().zip(again) {
+        loop {
+            let is_open = |at: &usize| {
+                matches!(receipts[*at], Err(PublishError::Replaced | PublishError::Unplaced))
+            };
+            let open: Vec<_> = (0..records.len()).filter(is_open).collect();
+            if open.is_empty() {
+                return receipts;
+            }
+            if receipts.contains(&Err(PublishError::Replaced)) {
+                // What a producer did not report goes out again through the next.
+                replacements.changed().await.unwrap_or_default();
+            }
+            let again = self.publisher.publish(open.iter().map(|at| &records[*at])).await;
+            for (at, receipt) in open.into_iter().zip(again) {
                 receipts[at] = receipt;
             }
         }
-        receipts
     }
 
     async fn spool_instead(

@@ -61,6 +61,8 @@ pub struct Metrics {
     pub spool_too_large: IntCounter,
     /// Producers that made no progress and were replaced.
     pub kafka_producers_replaced: IntCounter,
+    /// Records that were called acknowledged without an offset, and are sent again.
+    pub kafka_records_unplaced: IntCounter,
     /// Records that were held back for a moment, as many were unacknowledged.
     pub kafka_records_held: IntCounter,
     /// Records that librdkafka holds.
@@ -180,6 +182,10 @@ impl Default for Metrics {
             kafka_producers_replaced: count(
                 "kafka_producers_replaced_total",
                 "Producers that made no progress and were replaced",
+            ),
+            kafka_records_unplaced: count(
+                "kafka_records_unplaced_total",
+                "Records that were called acknowledged without an offset, and are sent again",
             ),
             kafka_records_held: count(
                 "kafka_records_held_total",

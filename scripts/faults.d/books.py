@@ -41,6 +41,7 @@ class Books:
         self.lives_compared.add(life.number)
         self.spool_bytes_max = max(self.spool_bytes_max, samples["spool_bytes", frozenset()])
         life.producers_replaced = samples["kafka_producers_replaced_total", frozenset()]
+        life.records_unplaced = samples["kafka_records_unplaced_total", frozenset()]
         counted = outcomes(samples)
         unanswered = life.outstanding + life.lost
         more = 0

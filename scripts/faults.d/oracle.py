@@ -162,6 +162,8 @@ class Oracle:
                 why, may_be_late = "spool after a time-out", False
             elif any(life.producers_replaced and life.overlaps(start, end) for life in self.lives):
                 why = "the producer was replaced"
+            elif any(life.records_unplaced and life.overlaps(start, end) for life in self.lives):
+                why = "acknowledged without an offset"
             elif not is_direct and any(start <= life.ended <= end for life in self.lives):
                 why = "ended after the acknowledgement, before the deletion"
             elif not is_direct and any(

@@ -44,6 +44,7 @@ class Life:
     outstanding: int = 0
     lost: int = 0
     producers_replaced: int = 0
+    records_unplaced: int = 0
 
     def overlaps(self, start, end):
         return self.started <= end and (self.ended is None or self.ended >= start)

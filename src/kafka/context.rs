@@ -71,6 +71,10 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, report_to: Self::DeliveryOpaque) {
         let report = match result {
+            Ok(message) if message.offset() < 0 => {
+                self.metrics.kafka_records_unplaced.inc();
+                Err(PublishError::Unplaced)
+            }
             Ok(message) => {
                 self.health.note_acknowledgement(message.topic());
                 self.metrics.published_events.with_label_values(&[message.topic()]).inc();

@@ -146,7 +146,10 @@ impl Health {
             }
             PublishError::Refused(code) => self.note_refusal(topic, || true, code),
             // These speak of the record, or of the producer.
-            PublishError::TooLarge | PublishError::QueueFull | PublishError::Replaced => {}
+            PublishError::TooLarge
+            | PublishError::QueueFull
+            | PublishError::Replaced
+            | PublishError::Unplaced => {}
         }
     }
 

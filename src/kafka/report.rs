@@ -9,15 +9,8 @@ use tokio::sync::oneshot;
 pub struct Receipt {
     /// The partition of the topic.
     pub partition: i32,
-    /// The offset in the partition; negative, and left out, where Kafka did not say: it had the
-    /// record already.
-    #[serde(skip_serializing_if = "is_unknown")]
+    /// The offset in the partition.
     pub offset: i64,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "it is what serde passes")]
-fn is_unknown(offset: &i64) -> bool {
-    *offset < 0
 }
 
 /// Why a record is not in Kafka, as far as is known.
@@ -35,6 +28,13 @@ pub enum PublishError {
     /// The producer cannot go on, or was replaced, before it made a report.
     #[error("the producer is replaced")]
     Replaced,
+    /// librdkafka calls it acknowledged and does not know where: it takes the acknowledgement of a
+    /// later request for that of an earlier one which failed, and a broker that is new to the
+    /// partition takes the later one without the earlier.
+    ///
+    /// Source: `rd_kafka_dr_implicit_ack` in librdkafka, <https://github.com/confluentinc/confluent-kafka-go/issues/921>.
+    #[error("Kafka did not say where the record stands")]
+    Unplaced,
 }
 
 impl From<&KafkaError> for PublishError {

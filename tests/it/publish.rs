@@ -5,6 +5,7 @@ use std::{
     fs,
     path::Path,
     sync::{Arc, LazyLock},
+    time::Duration,
 };
 
 use actix_web::rt::System;
@@ -348,6 +349,29 @@ fn what_is_sent_at_once_is_all_there() {
         assert_eq!(place.map(Value::from), [event["partition"].clone(), event["offset"].clone()]);
     }
     assert_eq!((events.len(), records.len()), (senders * each, senders * each));
+}
+
+/// A broker that is new to a partition may refuse a request and take the next, whose
+/// acknowledgement librdkafka takes for that of both.
+#[test]
+fn what_only_a_later_request_acknowledged_is_sent_again() {
+    let broker = EmbeddedBroker::start().unwrap();
+    // Several requests under way.
+    let app = Setup::on(&broker).set("kafka.properties.batch.num.messages", "1").spawn();
+    broker.mock().broker_round_trip_time(-1, Duration::from_millis(300)).unwrap();
+    let refused = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION;
+    broker.mock().request_errors(RDKafkaApiKey::Produce, &[refused]);
+    let senders: Vec<_> =
+        (0..10).map(|number| app.send_signed(&payment(&format!("REF-{number}")))).collect();
+    let answers: Vec<_> = senders.into_iter().map(|mut sender| sender.answer()).collect();
+    broker.mock().broker_round_trip_time(-1, Duration::ZERO).unwrap();
+    let samples = app.samples();
+    assert!(samples.sum("kafka_records_unplaced_total", &[]) > 0.5, "it was so");
+    assert!((samples.sum("published_events_total", &[]) - 10.0).abs() < 0.5);
+    for event in answers.iter().flat_map(Answer::events) {
+        assert_eq!(header(&app.record_at(&event), "ce_id"), event["id"]);
+    }
+    assert_eq!(app.records("payment.received").len(), 10);
 }
 
 /// Asked before Kafka is, so that what it will never take is not put into the spool for it.
