@@ -1,6 +1,7 @@
 //! The log: one line an event, on standard error.
 
 use std::{
+    fmt::{Debug, Result},
     io::{self, Write},
     mem,
     sync::{Mutex, MutexGuard, OnceLock, mpsc},
@@ -8,10 +9,16 @@ use std::{
     time::Duration,
 };
 
-use tracing::{Level, Metadata, Subscriber};
+use jiff::Timestamp;
+use tracing::{Level, Metadata, Subscriber, field::Field};
 use tracing_subscriber::{
     Layer, Registry,
-    fmt::{self, MakeWriter},
+    field::MakeExt,
+    fmt::{
+        self, MakeWriter,
+        format::{self, Writer},
+        time::FormatTime,
+    },
     layer::SubscriberExt,
 };
 
@@ -34,10 +41,31 @@ static LINES: OnceLock<Lines> = OnceLock::new();
 pub fn subscriber(log: &Log) -> impl Subscriber + Send + Sync {
     let lines = fmt::layer().with_writer(ToLines(LINES.get_or_init(Lines::start)));
     let layer = match log.format {
-        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Text => {
+            let fields = format::debug_fn(write_field).delimited(" ");
+            lines.with_ansi(false).with_timer(Clock).fmt_fields(fields).boxed()
+        }
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     Registry::default().with(layer.with_filter(log.filter.clone()))
+}
+
+/// The time as `tracing_subscriber` writes it, at a third of the cost.
+struct Clock;
+
+impl FormatTime for Clock {
+    fn format_time(&self, writer: &mut Writer<'_>) -> Result {
+        write!(writer, "{:.6}", Timestamp::now())
+    }
+}
+
+/// Writes a field as `tracing_subscriber` does without colours, whose own way costs three times as
+/// much (`scripts/bench`).
+fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> Result {
+    match field.name() {
+        "message" => write!(writer, "{value:?}"),
+        name => write!(writer, "{name}={value:?}"),
+    }
 }
 
 /// Writes the lines that wait, if there are any and somebody reads them.
@@ -88,7 +116,7 @@ impl Lines {
         if waiting.text.len() + line.len() > BYTES_MAX {
             waiting.lost += 1;
         } else {
-            waiting.text.extend_from_slice(line);
+            add_one_line(&mut waiting.text, line);
         }
     }
 
@@ -106,6 +134,25 @@ impl Lines {
             tracing::warn!(lost, "lines of the log were lost: standard error is read too slowly");
         }
     }
+}
+
+/// Adds a line whose end is its only control character: what Kafka or a sender says in it makes no
+/// other line, and moves no cursor.
+fn add_one_line(text: &mut Vec<u8>, line: &[u8]) {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    // Control characters beyond ASCII begin with this byte, and others.
+    let may_have_control = |byte: u8| byte < b' ' || byte == 0x7F || byte == 0xC2;
+    if line.iter().fold(false, |any, &byte| any | may_have_control(byte)) {
+        for character in String::from_utf8_lossy(line).chars() {
+            match character.is_control() {
+                true => text.extend(character.escape_default().map(|ascii| ascii as u8)),
+                false => text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+    } else {
+        text.extend_from_slice(line);
+    }
+    text.push(b'\n');
 }
 
 /// Gives each line the writer for its level.

@@ -249,6 +249,24 @@ fn texts_stay_texts() {
 }
 
 #[test]
+fn what_librdkafka_says_is_one_line() {
+    for format in ["text", "json"] {
+        let setup = Setup::at("x\u{1b}[2J\ny\u{85}é:1").set("log.format", format);
+        let process = Process::serve(&setup);
+        process.await_text("Failed to resolve");
+        process.signal("TERM");
+        process.await_text("stopped");
+        let lines = process.lines();
+        let told = lines.iter().find(|line| line.contains("Failed to resolve")).unwrap();
+        assert!(told.contains("[2J\\ny"), "{told}");
+        assert!(told.contains("é:1"), "{told}");
+        for line in &lines {
+            assert!(!line.contains(char::is_control), "{line:?}");
+        }
+    }
+}
+
+#[test]
 fn headers_of_records_are_one_line_each() {
     let app = open();
     for text in BREAKOUTS {
