@@ -17,7 +17,7 @@ use tokio::time::timeout_at;
 
 use self::recent::{Digest, Recent, Seen};
 use crate::{
-    event::Event,
+    event::{Event, id::Id},
     kafka::{
         publisher::Publisher,
         report::{PublishError, Receipt},
@@ -75,12 +75,12 @@ pub struct Published {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Spooled {
     /// The event's id.
-    pub id: String,
+    pub id: Id,
     /// The event's CloudEvents type.
     #[serde(rename = "type")]
     pub ce_type: &'static str,
     /// The topic of its record.
-    pub topic: String,
+    pub topic: Arc<str>,
 }
 
 /// Why the events are not safe.
@@ -127,9 +127,9 @@ impl Events<'_> {
 
     fn names(&self) -> impl Iterator<Item = Spooled> {
         self.events.iter().map(|event| Spooled {
-            id: event.id.clone(),
+            id: event.id,
             ce_type: event.kind.ce_type(),
-            topic: self.topics.name(event.kind).to_owned(),
+            topic: Arc::clone(&self.topics.of_kinds[event.kind as usize]),
         })
     }
 

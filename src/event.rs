@@ -3,6 +3,7 @@
 //! A CloudEvents 1.0 event. Pure: the time of receipt is given, nothing is read or written.
 
 pub mod amount;
+pub mod id;
 pub mod kind;
 pub mod normalise;
 
@@ -12,15 +13,15 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use self::{amount::Amount, kind::Kind};
+use self::{amount::Amount, id::Id, kind::Kind};
 
 /// A CloudEvents 1.0 event; its JSON is the structured mode's value.
 #[derive(Debug, Serialize)]
 pub struct Event<'a> {
     /// The version of CloudEvents, `1.0`.
     pub specversion: &'static str,
-    /// 32 hexadecimal digits; the same for every repeat of the webhook, on every instance.
-    pub id: String,
+    /// The same for every repeat of the webhook, on every instance.
+    pub id: Id,
     /// `/clickpesa/` and the application.
     pub source: &'a str,
     /// What happened.

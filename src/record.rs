@@ -58,7 +58,7 @@ impl Record {
         let headers = [
             ("content-type", Cow::Borrowed(content_type)),
             ("ce_specversion", Cow::Borrowed(event.specversion)),
-            ("ce_id", owned(&event.id)),
+            ("ce_id", Cow::Owned(event.id.to_string())),
             ("ce_source", owned(event.source)),
             ("ce_type", Cow::Borrowed(event.kind.ce_type())),
             ("ce_subject", owned(&event.subject)),

@@ -90,7 +90,7 @@ impl Dev {
             webhooks: format!("http://{http_address}{WEBHOOKS}"),
             admin: format!("http://{admin_address}"),
             broker,
-            topics: settings.kafka.topics.names.of_kinds.to_vec(),
+            topics: Kind::ALL.map(|kind| settings.kafka.topics.names.name(kind).to_owned()).into(),
             properties: settings.kafka.properties.clone(),
             json: self.json,
             once: self.once,

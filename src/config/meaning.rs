@@ -323,7 +323,10 @@ fn topics(mut section: Section<'_>) -> Topics {
     let suffixes = || Kind::ALL.into_iter().map(Kind::suffix).chain([ALL, REJECTED]);
     let (all, rejected) = (name_of(ALL), name_of(REJECTED));
     let mut topics = Topics {
-        names: TopicNames { of_kinds: Kind::ALL.map(|kind| name_of(kind.suffix())), all: None },
+        names: TopicNames {
+            of_kinds: Kind::ALL.map(|kind| name_of(kind.suffix()).into()),
+            all: None,
+        },
         rejected: Some(rejected),
         wanted: BTreeMap::new(),
         create: section.flag("create"),

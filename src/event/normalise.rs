@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Authentication, Beneficiary, Customer, Data, Event, Exchange, Reason, Refund, Reverse,
     amount::{Amount, NotAnAmount},
+    id::Id,
     kind::Kind,
 };
 use crate::webhook::{
@@ -112,7 +113,7 @@ impl<'a> Occurrence<'a> {
         let id = id(circumstances.application, kind, &data, self.payload);
         let references = [data.order_reference, data.payment_reference, data.transaction_id];
         let reference = references.into_iter().flatten().find(|text| is_subject(text));
-        let key = reference.map_or_else(|| Cow::Owned(id.clone()), Cow::Borrowed);
+        let key = reference.map_or_else(|| Cow::Owned(id.to_string()), Cow::Borrowed);
         Event {
             specversion: "1.0",
             id,
@@ -164,7 +165,7 @@ const TRANSACTION_ID: [&str; 3] = ["id", "paymentId", "transactionId"];
 
 /// The id: of the transaction's state where ClickPesa names it, of the whole content otherwise.
 /// Nothing else goes in, so that a repeat has the same id for ever, on every instance.
-fn id(application: &str, kind: Kind, data: &Data<'_>, payload: &Json<'_>) -> String {
+fn id(application: &str, kind: Kind, data: &Data<'_>, payload: &Json<'_>) -> Id {
     let mut hash = Sha256::new();
     // The length in front keeps two neighbouring parts from being read as two others.
     let mut add = |part: &[u8]| {
@@ -184,8 +185,7 @@ fn id(application: &str, kind: Kind, data: &Data<'_>, payload: &Json<'_>) -> Str
             add(&canonical(payload));
         }
     }
-    let digest: [u8; 32] = hash.finalize().into();
-    const_hex::encode(&digest[..16])
+    Id::of(hash.finalize().into())
 }
 
 /// Transaction id, status and time of update, if each says something: what lacks one of them

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -26,7 +27,7 @@ const SETTLES_POLL: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TopicNames {
     /// The name of each kind's topic, in the order of [`Kind::ALL`].
-    pub of_kinds: [String; Kind::ALL.len()],
+    pub of_kinds: [Arc<str>; Kind::ALL.len()],
     /// The topic that gets every event as well.
     pub all: Option<String>,
 }
@@ -150,7 +151,7 @@ impl TopicNames {
     /// Names that begin with a prefix.
     pub fn with_prefix(prefix: &str, has_all: bool) -> Self {
         Self {
-            of_kinds: Kind::ALL.map(|kind| format!("{prefix}{}", kind.suffix())),
+            of_kinds: Kind::ALL.map(|kind| format!("{prefix}{}", kind.suffix()).into()),
             all: has_all.then(|| format!("{prefix}{ALL}")),
         }
     }

@@ -1,7 +1,7 @@
 //! What holds for every webhook, not only for those that somebody thought of.
 
 use clickpesa_relay::{
-    event::{Event, Reason, kind::Kind, normalise::Circumstances},
+    event::{Event, Reason, id::Id, kind::Kind, normalise::Circumstances},
     webhook::{
         Unverified,
         canonical::{canonical, legacy},
@@ -275,18 +275,13 @@ fn sign_members(members: &mut Members, position: usize) {
     members.insert(0, ("checksumMethod", r#""legacy""#.to_owned()));
 }
 
-fn id(
-    body: &str,
-    header: Option<&str>,
-    policy: &Policy,
-    circumstances: Circumstances<'_>,
-) -> String {
+fn id(body: &str, header: Option<&str>, policy: &Policy, circumstances: Circumstances<'_>) -> Id {
     let unverified = Unverified::parse(body.as_bytes(), DEPTH_MAX).unwrap();
     let value = |name: &str| header.filter(|_| name == HEADER).map(str::as_bytes);
     let authentic = unverified.authenticate(policy, value).unwrap();
     let events = clickpesa_relay::event::normalise::normalise(&authentic, circumstances);
     let [event] = events.as_slice() else { panic!("{} events: {body}", events.len()) };
-    event.id.clone()
+    event.id
 }
 
 /// A payment with all that its id comes from, one without, and one of an event that is not known.
@@ -384,6 +379,7 @@ fn every_part_of_a_state_makes_another_id() {
     ];
     for (position, id) in ids.iter().enumerate() {
         assert_eq!(ids.iter().position(|other| other == id), Some(position), "{ids:?}");
+        let id = id.to_string();
         assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     }
 }
@@ -716,7 +712,7 @@ fn a_list_has_an_event_for_every_element() {
     ];
     for (body, expected) in table {
         let ids = with_events(body, &Policy::None, CIRCUMSTANCES, |events| {
-            events.iter().map(|event| event.id.clone()).collect::<std::collections::BTreeSet<_>>()
+            events.iter().map(|event| event.id).collect::<std::collections::BTreeSet<_>>()
         });
         assert_eq!(ids.unwrap().len(), expected, "different events of {body}");
     }

@@ -7,6 +7,7 @@ use clickpesa_relay::{
         Published, Spooled,
         recent::{Claim, Digest, Recent, Seen},
     },
+    event::id::Id,
     kafka::report::Receipt,
 };
 use tokio::time::{Duration, timeout};
@@ -18,7 +19,7 @@ fn digest(number: u8) -> Digest {
 }
 
 fn published(offset: i64) -> Arc<[Published]> {
-    let event = Spooled { id: "id".to_owned(), ce_type: "type", topic: "topic".to_owned() };
+    let event = Spooled { id: Id::of([7; 32]), ce_type: "type", topic: "topic".into() };
     [Published { event, receipt: Receipt { partition: 0, offset } }].into()
 }
 
