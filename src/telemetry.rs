@@ -137,16 +137,16 @@ impl Lines {
 }
 
 /// Adds a line whose end is its only control character: what Kafka or a sender says in it makes no
-/// other line, and moves no cursor.
+/// other line, and moves no cursor. What is written instead is an escape in JSON too.
 fn add_one_line(text: &mut Vec<u8>, line: &[u8]) {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
-    // Control characters beyond ASCII begin with this byte, and others.
+    // 0xC2 is what control characters beyond ASCII begin with, and others.
     let may_have_control = |byte: u8| byte < b' ' || byte == 0x7F || byte == 0xC2;
     if line.iter().fold(false, |any, &byte| any | may_have_control(byte)) {
         for character in String::from_utf8_lossy(line).chars() {
             match character.is_control() {
-                true => text.extend(character.escape_default().map(|ascii| ascii as u8)),
-                false => text.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes()),
+                true => text.extend(format!("\\u{:04x}", u32::from(character)).bytes()),
+                false => text.extend(character.encode_utf8(&mut [0; 4]).bytes()),
             }
         }
     } else {

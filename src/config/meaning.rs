@@ -230,6 +230,9 @@ pub(super) fn kafka(mut section: Section<'_>) -> Kafka {
         } else if GUARDED.contains(&name.as_str()) && !allow_weaker_delivery {
             let advice = "remove it, or set `kafka.allow_weaker_delivery` if you know what is lost";
             table.mistake(&name, format!("in {origin} is what delivery rests on: {advice}"));
+        } else if name == "acks" && value.parse() == Ok(0) {
+            let why = "Kafka then acknowledges nothing that the relay could answer for";
+            table.mistake(&name, format!("in {origin} cannot be 0: {why}"));
         } else if let Err(problem) = check_property(&name, &value) {
             table.mistake(&name, format!("in {origin} is not taken by librdkafka: {problem}"));
         }

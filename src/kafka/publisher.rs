@@ -29,7 +29,7 @@ use crate::{metrics::Metrics, record::Record};
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_MAX_BYTES: usize = 1_000_000;
 
-/// How long the reports of purged records may take.
+/// How long the reports of purged records may take before they are purged again.
 const PURGE_WITHIN: Duration = Duration::from_secs(1);
 
 /// Publishes records; to be shared by all who do.
@@ -93,10 +93,14 @@ impl Publisher {
         self.current.context.metrics.kafka_producers_replaced.inc();
         self.replaced.send_replace(());
         // On a thread of its own: it waits for threads of the old one, which may hang in a look-up
-        // of a name. The reports of what was purged come while it is flushed.
+        // of a name. The reports of what was purged come while it is flushed; what was between two
+        // queues is purged the next time.
         thread::spawn(move || {
-            old.purge(PurgeConfig::default().queue().inflight());
-            old.flush(PURGE_WITHIN).ok();
+            let purge = || old.purge(PurgeConfig::default().queue().inflight());
+            purge();
+            while old.flush(PURGE_WITHIN).is_err() {
+                purge();
+            }
         });
         Ok(())
     }

@@ -28,9 +28,9 @@ pub enum PublishError {
     /// The producer cannot go on, or was replaced, before it made a report.
     #[error("the producer is replaced")]
     Replaced,
-    /// librdkafka calls it acknowledged and does not know where: it takes the acknowledgement of a
-    /// later request for that of an earlier one which failed, and a broker that is new to the
-    /// partition takes the later one without the earlier.
+    /// librdkafka calls it acknowledged and does not know where: an earlier request failed and a
+    /// later one was acknowledged, which librdkafka takes for both. A broker that knows nothing of
+    /// the producer yet takes the later one alone.
     ///
     /// Source: `rd_kafka_dr_implicit_ack` in librdkafka, <https://github.com/confluentinc/confluent-kafka-go/issues/921>.
     #[error("Kafka did not say where the record stands")]

@@ -782,6 +782,14 @@ fn what_delivery_rests_on_is_guarded() {
 }
 
 #[test]
+fn there_is_no_relay_without_acknowledgements() {
+    let file = format!("{KEYED}kafka.allow_weaker_delivery = true\n");
+    let variables = [("KAFKA__PROPERTIES__ACKS", "0")];
+    let problem = mistake("kafka.properties.acks", &file, &variables);
+    assert_says(&problem, &["cannot be 0: Kafka then acknowledges nothing"]);
+}
+
+#[test]
 fn what_would_count_by_chance_is_refused() {
     for (name, instead) in REFUSED {
         let file = format!("{KEYED}[kafka.properties]\n\"{name}\" = \"a:1\"\n");
