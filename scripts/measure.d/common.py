@@ -44,12 +44,17 @@ class Server:
         with contextlib.ExitStack() as stack:
             log = self.log and stack.enter_context(open(self.log, "wb"))
             self.process = subprocess.Popen(self.command, env=self.environment, stderr=log)
-        wait_until(self.is_ready, f"{self.command[0]} is ready")
+        wait_until(self.has_begun, f"{self.command[0]} is ready")
         return self
 
     def __exit__(self, *_):
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
+
+    def has_begun(self):
+        if self.process.poll() is not None:
+            raise SystemExit(f"{self.command[0]} ended at its start: {self.log or 'see above'}")
+        return self.is_ready()
 
     def is_ready(self):
         host, port = self.http.split(":")
