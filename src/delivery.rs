@@ -168,7 +168,7 @@ impl Delivery {
                 Seen::First(claim) => {
                     let outcome = self.publish_or_spool(events, deadline).await;
                     if let Outcome::Published(published) = &outcome {
-                        claim.acknowledge(Arc::clone(published));
+                        claim.acknowledge(published);
                     }
                     return outcome;
                 }

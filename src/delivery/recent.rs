@@ -1,11 +1,11 @@
 //! What was acknowledged lately, and what is under way: so that a twin is not sent again.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 
 use super::Published;
 
@@ -28,7 +28,8 @@ struct Window {
 
 #[derive(Debug)]
 enum Webhook {
-    UnderWay(watch::Receiver<Option<Arc<[Published]>>>),
+    /// With the twins that wait for it.
+    UnderWay(Vec<oneshot::Sender<Arc<[Published]>>>),
     Acknowledged(Arc<[Published]>),
 }
 
@@ -49,12 +50,11 @@ pub struct Claim<'r> {
     recent: &'r Recent,
     digest: Digest,
     is_settled: bool,
-    tell: watch::Sender<Option<Arc<[Published]>>>,
 }
 
 /// The wait for the first of twins.
 #[derive(Debug)]
-pub struct Twin(watch::Receiver<Option<Arc<[Published]>>>);
+pub struct Twin(oneshot::Receiver<Arc<[Published]>>);
 
 impl Recent {
     /// A window of that many acknowledged webhooks.
@@ -64,14 +64,18 @@ impl Recent {
 
     /// Looks a webhook up, and claims it if it is new.
     pub fn enter(&self, digest: Digest) -> Seen<'_> {
-        let mut window = self.lock();
-        match window.webhooks.get(&digest) {
-            Some(Webhook::UnderWay(twin)) => Seen::UnderWay(Twin(twin.clone())),
-            Some(Webhook::Acknowledged(published)) => Seen::Acknowledged(Arc::clone(published)),
-            None => {
-                let (tell, twin) = watch::channel(None);
-                window.webhooks.insert(digest, Webhook::UnderWay(twin));
-                Seen::First(Claim { recent: self, digest, is_settled: false, tell })
+        match self.lock().webhooks.entry(digest) {
+            Entry::Occupied(mut seen) => match seen.get_mut() {
+                Webhook::UnderWay(twins) => {
+                    let (tell, told) = oneshot::channel();
+                    twins.push(tell);
+                    Seen::UnderWay(Twin(told))
+                }
+                Webhook::Acknowledged(published) => Seen::Acknowledged(Arc::clone(published)),
+            },
+            Entry::Vacant(new) => {
+                new.insert(Webhook::UnderWay(Vec::new()));
+                Seen::First(Claim { recent: self, digest, is_settled: false })
             }
         }
     }
@@ -83,17 +87,22 @@ impl Recent {
 
 impl Claim<'_> {
     /// Kafka has it.
-    pub fn acknowledge(mut self, published: Arc<[Published]>) {
+    pub fn acknowledge(mut self, published: &Arc<[Published]>) {
         self.is_settled = true;
         let mut window = self.recent.lock();
-        window.webhooks.insert(self.digest, Webhook::Acknowledged(Arc::clone(&published)));
+        let acknowledged = Webhook::Acknowledged(Arc::clone(published));
+        let under_way = window.webhooks.insert(self.digest, acknowledged);
         window.order.push_back(self.digest);
         if window.order.len() > self.recent.acknowledged_max {
             let oldest = window.order.pop_front().expect("it has just grown");
             window.webhooks.remove(&oldest);
         }
         drop(window);
-        self.tell.send_replace(Some(published));
+        let Some(Webhook::UnderWay(twins)) = under_way else { return };
+        for twin in twins {
+            // Some wait no longer.
+            twin.send(Arc::clone(published)).ok();
+        }
     }
 }
 
@@ -107,7 +116,7 @@ impl Drop for Claim<'_> {
 
 impl Twin {
     /// Waits for the first: what it published, or nothing if it failed.
-    pub async fn wait(mut self) -> Option<Arc<[Published]>> {
-        self.0.wait_for(Option::is_some).await.ok()?.clone()
+    pub async fn wait(self) -> Option<Arc<[Published]>> {
+        self.0.await.ok()
     }
 }

@@ -38,7 +38,7 @@ pub struct Publisher {
     record_bytes_max: usize,
     current: Arc<Current>,
     replaced: watch::Sender<()>,
-    hold: Hold<(Arc<Record>, ReportTo)>,
+    hold: Option<Hold<(Arc<Record>, ReportTo)>>,
 }
 
 /// The producer, which may be replaced.
@@ -70,10 +70,9 @@ impl Publisher {
         context.health.note_new_producer();
         let current = Arc::new(Current { context, producer: RwLock::new(Arc::new(producer)) });
         let (asked, sent_to) = (Arc::clone(&current), Arc::clone(&current));
-        let hold = Hold::start(
-            move || hold_above > 0 && in_flight(&asked.producer()) >= hold_above,
-            move |(record, report_to): (Arc<Record>, _)| sent_to.send(&record, report_to),
-        );
+        let is_busy = move || in_flight(&asked.producer()) >= hold_above;
+        let send = move |(record, report_to): (Arc<Record>, _)| sent_to.send(&record, report_to);
+        let hold = (hold_above > 0).then(|| Hold::start(is_busy, send));
         Ok(Self { config, record_bytes_max, current, replaced: watch::Sender::new(()), hold })
     }
 
@@ -137,7 +136,12 @@ impl Publisher {
 
     fn enqueue(&self, record: &Arc<Record>) -> Report {
         let (report_to, report) = Report::to_come();
-        match self.hold.take((Arc::clone(record), report_to)) {
+        let item = (Arc::clone(record), report_to);
+        let not_held = match &self.hold {
+            Some(hold) => hold.take(item),
+            None => Some(item),
+        };
+        match not_held {
             Some((record, report_to)) => self.current.send(&record, report_to),
             None => self.current.context.metrics.kafka_records_held.inc(),
         }

@@ -31,7 +31,7 @@ fn claim(recent: &Recent, digest: Digest) -> Claim<'_> {
 #[tokio::test(flavor = "current_thread")]
 async fn a_repeat_gets_what_the_first_got() {
     let recent = Recent::new(10);
-    claim(&recent, digest(1)).acknowledge(published(7));
+    claim(&recent, digest(1)).acknowledge(&published(7));
     let Seen::Acknowledged(first) = recent.enter(digest(1)) else { panic!("not known") };
     assert_eq!(first, published(7));
     drop(claim(&recent, digest(2)));
@@ -45,7 +45,7 @@ async fn every_twin_gets_what_the_first_gets() {
         let Seen::UnderWay(twin) = recent.enter(digest(1)) else { panic!("not under way") };
         twin
     });
-    first.acknowledge(published(3));
+    first.acknowledge(&published(3));
     for twin in twins {
         assert_eq!(timeout(WAIT, twin.wait()).await.unwrap(), Some(published(3)));
     }
@@ -60,7 +60,7 @@ async fn a_failed_first_lets_one_twin_try() {
     assert_eq!(timeout(WAIT, twin.wait()).await.unwrap(), None);
     let second = claim(&recent, digest(1));
     assert!(matches!(recent.enter(digest(1)), Seen::UnderWay(_)), "one tries, the others wait");
-    second.acknowledge(published(4));
+    second.acknowledge(&published(4));
     assert!(matches!(recent.enter(digest(1)), Seen::Acknowledged(_)));
 }
 
@@ -68,7 +68,7 @@ async fn a_failed_first_lets_one_twin_try() {
 fn the_window_forgets_the_oldest() {
     let recent = Recent::new(2);
     for number in 0..3 {
-        claim(&recent, digest(number)).acknowledge(published(0));
+        claim(&recent, digest(number)).acknowledge(&published(0));
     }
     drop(claim(&recent, digest(0)));
     assert!(matches!(recent.enter(digest(1)), Seen::Acknowledged(_)));
@@ -78,6 +78,6 @@ fn the_window_forgets_the_oldest() {
 #[test]
 fn a_window_of_nothing_knows_nothing() {
     let recent = Recent::new(0);
-    claim(&recent, digest(1)).acknowledge(published(0));
+    claim(&recent, digest(1)).acknowledge(&published(0));
     drop(claim(&recent, digest(1)));
 }
