@@ -251,7 +251,8 @@ impl Delivery {
         }
     }
 
-    /// Publishes records, again where it is not known that Kafka has them, and waits for every report.
+    /// Publishes records, again where it is not known that Kafka has them, and waits for every
+    /// report.
     async fn publish(&self, records: &[Arc<Record>]) -> Vec<Result<Receipt, PublishError>> {
         let mut replacements = self.publisher.replacements();
         let mut receipts = self.publisher.publish(records).await;

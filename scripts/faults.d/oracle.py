@@ -158,11 +158,12 @@ class Oracle:
         may_be_late = not is_direct
         for earlier, later in zip(group, group[1:]):
             start, end = earlier.appended - LATE_SECONDS, later.appended + LATE_SECONDS
+            lives = [life for life in self.lives if life.overlaps(start, end)]
             if may_be_late:
                 why, may_be_late = "spool after a time-out", False
-            elif any(life.producers_replaced and life.overlaps(start, end) for life in self.lives):
+            elif any(life.producers_replaced for life in lives):
                 why = "the producer was replaced"
-            elif any(life.records_unplaced and life.overlaps(start, end) for life in self.lives):
+            elif any(life.records_unplaced for life in lives):
                 why = "acknowledged without an offset"
             elif not is_direct and any(start <= life.ended <= end for life in self.lives):
                 why = "ended after the acknowledgement, before the deletion"

@@ -24,6 +24,6 @@ impl fmt::Display for Id {
 
 impl Serialize for Id {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(const_hex::Buffer::<16>::new().format(&self.0))
+        serializer.collect_str(self)
     }
 }

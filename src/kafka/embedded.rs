@@ -33,8 +33,9 @@ impl EmbeddedBroker {
 
     /// The cluster itself, to inject errors.
     ///
-    /// `broker_down` aborts a process that starts others meanwhile: the cluster binds its port again,
-    /// which a child that has not come to its exec still holds. Drop the broker, or delay its answers.
+    /// `broker_down` aborts a process that starts others meanwhile: the cluster binds its port
+    /// again, which a child that has not come to its exec still holds. Drop the broker, or delay its
+    /// answers.
     pub fn mock(&self) -> &MockCluster<'static, DefaultProducerContext> {
         &self.0
     }

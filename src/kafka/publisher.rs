@@ -95,10 +95,11 @@ impl Publisher {
         // of a name. The reports of what was purged come while it is flushed; what was between two
         // queues is purged the next time.
         thread::spawn(move || {
-            let purge = || old.purge(PurgeConfig::default().queue().inflight());
-            purge();
-            while old.flush(PURGE_WITHIN).is_err() {
-                purge();
+            loop {
+                old.purge(PurgeConfig::default().queue().inflight());
+                if old.flush(PURGE_WITHIN).is_ok() {
+                    break;
+                }
             }
         });
         Ok(())
