@@ -6,7 +6,11 @@ use std::{
 };
 
 use actix_web::web;
-use tokio::{runtime::Handle, task::spawn_blocking, time::sleep};
+use tokio::{
+    runtime::Handle,
+    task::{JoinHandle, spawn_blocking},
+    time::sleep,
+};
 
 use crate::{
     http::Relay,
@@ -41,10 +45,21 @@ pub(super) async fn watch_kafka(
     relay.delivery.publisher.health().note_answer();
     relay.state.note_topics();
     tracing::info!("ready");
+    let mut probing = None;
     loop {
-        let relay = relay.clone();
-        let tend = move || tend_producer(&relay, stuck_after);
-        spawn_blocking(tend).await.expect("tending the producer does not panic");
+        let tended = relay.clone();
+        let tend = move || replace_stuck(&tended, stuck_after);
+        if spawn_blocking(tend).await.expect("replacing the producer does not panic") {
+            // Of the old producer; it may wait for what does not come.
+            probing = None;
+        }
+        if let Some(ended) = probing.take_if(|probing: &mut JoinHandle<_>| probing.is_finished()) {
+            ended.await.expect("probing does not panic");
+        }
+        probing.get_or_insert_with(|| {
+            let relay = relay.clone();
+            spawn_blocking(move || probe(&relay))
+        });
         sleep(TEND_EVERY).await;
     }
 }
@@ -103,16 +118,22 @@ fn tell(TopicState { name, partitions, finding }: &TopicState) {
     }
 }
 
-/// Replaces a producer that is stuck, and asks Kafka whether it is there unless that is known;
-/// blocks meanwhile.
-fn tend_producer(relay: &Relay, stuck_after: Duration) {
+/// Replaces a producer that is stuck; gives whether it was.
+fn replace_stuck(relay: &Relay, stuck_after: Duration) -> bool {
     let publisher = &relay.delivery.publisher;
-    if publisher.is_stuck(stuck_after) {
+    let is_stuck = publisher.is_stuck(stuck_after);
+    if is_stuck {
         tracing::error!("the producer makes no progress and is replaced");
         if let Err(error) = publisher.replace() {
             tracing::error!("{error}");
         }
     }
+    is_stuck
+}
+
+/// Asks Kafka whether it is there unless that is known; blocks meanwhile.
+fn probe(relay: &Relay) {
+    let publisher = &relay.delivery.publisher;
     let health = publisher.health();
     let down = health.topics().filter(|(_, is_up)| !is_up);
     let mut topics: Vec<_> = down.map(|(topic, _)| topic).collect();

@@ -1,6 +1,9 @@
 //! What librdkafka tells us: delivery reports, statistics, errors, its log.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 use super::{
     health::Health,
@@ -14,11 +17,32 @@ use rdkafka::{
     producer::{DeliveryResult, ProducerContext},
 };
 
-/// The receiver of librdkafka's calls.
+/// The receiver of the calls of one producer.
 #[derive(Debug, Clone)]
 pub struct Context {
     pub(super) health: Arc<Health>,
     pub(super) metrics: Arc<Metrics>,
+    is_lost: Arc<AtomicBool>,
+}
+
+impl Context {
+    pub(super) fn new(health: Arc<Health>, metrics: Arc<Metrics>) -> Self {
+        Self { health, metrics, is_lost: Arc::default() }
+    }
+
+    /// For a producer that takes the place of this one's.
+    pub(super) fn successor(&self) -> Self {
+        Self { is_lost: Arc::default(), ..self.clone() }
+    }
+
+    /// Whether the producer knows no broker that it could ask for others.
+    ///
+    /// librdkafka 2.12.1 forgets all of them where Kafka answers that there is none, as a single
+    /// broker does that was away for longer than its session; by a race of that answer with
+    /// `rd_kafka_rebootstrap` it may never go back to the bootstrap servers.
+    pub(super) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
+    }
 }
 
 impl ClientContext for Context {
@@ -38,6 +62,9 @@ impl ClientContext for Context {
 
     fn stats(&self, statistics: Statistics) {
         self.health.note_statistics();
+        if statistics.brokers.is_empty() && !self.is_lost.swap(true, Ordering::Relaxed) {
+            tracing::error!("the producer has forgotten every broker: Kafka said there was none");
+        }
         let gauge = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.kafka_queue_records.set(gauge(statistics.msg_cnt));
         self.metrics.kafka_queue_bytes.set(gauge(statistics.msg_size));

@@ -22,7 +22,7 @@ use crate::moment::Moment;
 /// How long an acknowledgement or an answered probe speaks for Kafka.
 pub const EVIDENCE_LASTS: Duration = Duration::from_secs(10);
 
-/// How long librdkafka may be silent, whose statistics come every second, before it is called
+/// How long librdkafka may be silent, whose statistics come twice a second, before it is called
 /// stuck.
 pub const SILENCE_MAX: Duration = Duration::from_secs(30);
 

@@ -29,6 +29,9 @@ use crate::{metrics::Metrics, record::Record};
 /// librdkafka's default of `message.max.bytes`.
 const MESSAGE_MAX_BYTES: usize = 1_000_000;
 
+/// How often librdkafka gives its statistics, in milliseconds.
+const STATISTICS_EVERY_MS: &str = "500";
+
 /// How long the reports of purged records may take before they are purged again.
 const PURGE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -59,11 +62,11 @@ impl Publisher {
         metrics: Arc<Metrics>,
         hold_above: usize,
     ) -> Result<Self, ClientError> {
-        let context = Context { health: Arc::new(Health::new(topics)), metrics };
+        let context = Context::new(Arc::new(Health::new(topics)), metrics);
         let mut config = client_config(properties);
         // Also the sign that librdkafka's thread lives. Of the producer alone: what another client
         // had to say would pile up, as nobody listens.
-        config.set("statistics.interval.ms", "1000");
+        config.set("statistics.interval.ms", STATISTICS_EVERY_MS);
         let producer = config.create_with_context(context.clone()).map_err(ClientError)?;
         let given = config.get("message.max.bytes").and_then(|bytes| bytes.parse().ok());
         let record_bytes_max = given.unwrap_or(MESSAGE_MAX_BYTES);
@@ -82,8 +85,10 @@ impl Publisher {
     /// # Errors
     /// When librdkafka does not make a new one.
     pub fn replace(&self) -> Result<(), ClientError> {
-        let new =
-            self.config.create_with_context(self.current.context.clone()).map_err(ClientError)?;
+        let new = self
+            .config
+            .create_with_context(self.current.context.successor())
+            .map_err(ClientError)?;
         self.health().note_new_producer();
         let old = std::mem::replace(
             &mut *self.current.producer.write().expect("replacing does not panic"),
@@ -120,9 +125,10 @@ impl Publisher {
         self.health().is_stuck(self.has_fault(), silence_max)
     }
 
-    /// Whether the producer cannot go on, by librdkafka's own word.
+    /// Whether the producer cannot go on.
     pub fn has_fault(&self) -> bool {
-        self.current.producer().client().fatal_error().is_some()
+        let producer = self.current.producer();
+        producer.client().fatal_error().is_some() || producer.context().is_lost()
     }
 
     /// Publishes records, all handed over before the first report is waited for; the caller bounds
@@ -169,7 +175,12 @@ impl Publisher {
     /// Asks the cluster for a topic's metadata, which also makes the producer's own fresh; blocks
     /// for the time-out at most. Gives whether it answered.
     pub fn probe(&self, topic: &str, timeout: Duration) -> bool {
-        match self.current.producer().client().fetch_metadata(Some(topic), timeout) {
+        let producer = self.current.producer();
+        match producer.client().fetch_metadata(Some(topic), timeout) {
+            Ok(metadata) if metadata.brokers().is_empty() => {
+                self.health().note_silence(RDKafkaErrorCode::BrokerNotAvailable);
+                false
+            }
             Ok(metadata) => {
                 self.health().note_answer();
                 let faults = metadata.topics().iter().flat_map(faults);
@@ -177,7 +188,10 @@ impl Publisher {
                 true
             }
             Err(error) => {
-                self.health().note_silence(error);
+                // A producer that was replaced meanwhile speaks of what is past.
+                if Arc::ptr_eq(&producer, &self.current.producer()) {
+                    self.health().note_silence(error);
+                }
                 false
             }
         }

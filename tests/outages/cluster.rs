@@ -108,13 +108,10 @@ impl Cluster {
         let port = proxy.address.port().to_string();
         let mut start = Command::new(script);
         start.arg("start").arg(&directory).args(["--brokers", &brokers.to_string()]);
+        // A broker that is killed or stopped is missed after this long.
+        start.args(["--property", "broker.session.timeout.ms=3000"]);
         if brokers == 1 {
             start.args(["--proxies", &port]);
-        } else {
-            // A broker that is killed is missed after this long. One alone that is stopped is not
-            // missed meanwhile: where Kafka answers that it has no broker, librdkafka may not come
-            // back (docs/delivery.md).
-            start.args(["--property", "broker.session.timeout.ms=3000"]);
         }
         // Ends the brokers when this process closes the pipe, which it does in every end.
         let mut reaper = Command::new("sh");
@@ -337,7 +334,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 // --- A proxy --------------------------------------------------------------------------
 
-/// A port before a broker, which can hold back acknowledgements.
+/// A port before a broker, which can hold back acknowledgements, and say that there is no broker.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     listener: Option<TcpListener>,
@@ -359,10 +356,12 @@ struct FaultState {
     connections: usize,
     /// Acknowledgements that were held back, or are.
     held: usize,
+    hides_brokers: bool,
 }
 
-/// The number of Produce in Kafka's protocol.
+/// Numbers of Kafka's protocol.
 const PRODUCE: i16 = 0;
+const METADATA: i16 = 3;
 
 impl Proxy {
     fn bind() -> Self {
@@ -393,9 +392,16 @@ impl Proxy {
         self.change(|state| state.deaf = state.connections);
     }
 
-    /// Lets everything through.
+    /// Takes the brokers out of every answer that lists them.
+    pub(crate) fn hide_brokers(&self) {
+        self.change(|state| state.hides_brokers = true);
+    }
+
+    /// Lets everything through, as it is.
     pub(crate) fn pass(&self) {
-        self.change(|state| (state.delay, state.deaf) = (Duration::ZERO, 0));
+        self.change(|state| {
+            (state.delay, state.deaf, state.hides_brokers) = (Duration::ZERO, 0, false);
+        });
     }
 
     /// Waits until acknowledgements were held back, this many since the proxy is there.
@@ -431,10 +437,14 @@ impl Fault {
         });
         let fault = Arc::clone(fault);
         thread::spawn(move || {
-            forward(server, to_client, |_reply| {
+            forward(server, to_client, |reply| {
                 // A broker answers the requests of a connection one after the other.
-                if kinds.lock().unwrap().pop_front() == Some(PRODUCE) {
-                    fault.hold_back(number);
+                let kind = kinds.lock().unwrap().pop_front();
+                let hides_brokers = fault.state.lock().unwrap().hides_brokers;
+                match kind {
+                    Some(PRODUCE) => fault.hold_back(number),
+                    Some(METADATA) if hides_brokers => hide_brokers(reply),
+                    _ => {}
                 }
             });
         });
@@ -458,7 +468,7 @@ impl Fault {
 }
 
 /// Forwards whole messages of Kafka's protocol: four bytes of length, then as many.
-fn forward(mut from: TcpStream, mut to: TcpStream, mut before: impl FnMut(&[u8])) {
+fn forward(mut from: TcpStream, mut to: TcpStream, mut before: impl FnMut(&mut Vec<u8>)) {
     let mut message = Vec::new();
     loop {
         message.resize(4, 0);
@@ -470,13 +480,31 @@ fn forward(mut from: TcpStream, mut to: TcpStream, mut before: impl FnMut(&[u8])
         if from.read_exact(&mut message[4..]).is_err() {
             break;
         }
-        before(&message);
+        before(&mut message);
         if to.write_all(&message).is_err() {
             break;
         }
     }
     from.shutdown(Shutdown::Both).ok();
     to.shutdown(Shutdown::Both).ok();
+}
+
+/// Empties the list of brokers in an answer about metadata, of version 9 or later.
+fn hide_brokers(answer: &mut Vec<u8>) {
+    // Length, correlation id, tagged fields, throttle time.
+    let list = 4 + 4 + 1 + 4;
+    let mut end = list + 1;
+    // Lengths are one more than they are, 0 for none, and short here.
+    for _ in 1..answer[list] {
+        end += 4;
+        end += usize::from(answer[end]);
+        end += 4;
+        end += usize::from(answer[end].max(1));
+        end += 1;
+    }
+    answer.splice(list..end, [1]);
+    let length = u32::try_from(answer.len() - 4).unwrap();
+    answer[..4].copy_from_slice(&length.to_be_bytes());
 }
 
 // --- The relay as a process -----------------------------------------------------------

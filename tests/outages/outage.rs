@@ -21,9 +21,9 @@ const AT_ONCE: Duration = Duration::from_millis(10);
 const TIMED: usize = 300;
 
 /// Two relays with the same fault: with a spool, and without.
-struct Pair {
-    spooling: Relay,
-    plain: Relay,
+pub(crate) struct Pair {
+    pub(crate) spooling: Relay,
+    pub(crate) plain: Relay,
     topic: String,
     plain_topic: String,
     /// The ids of one key's events, in the order of their answers.
@@ -32,7 +32,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn start(setup: impl Fn() -> Setup) -> Self {
+    pub(crate) fn start(setup: impl Fn() -> Setup) -> Self {
         let (plain, spooling) = (setup(), with_spool(setup()));
         let [topic, plain_topic] = [&spooling, &plain].map(|setup| setup.topic("payment.received"));
         let [spooling, plain] = [&spooling, &plain].map(Relay::start);
@@ -46,7 +46,7 @@ impl Pair {
 
     /// Both take an event, and Kafka has it; on a busy machine the first may come too late.
     #[track_caller]
-    fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         for is_spooling in [true, false] {
             eventually("an event is published", || {
                 let relay = if is_spooling { &self.spooling } else { &self.plain };
@@ -71,7 +71,7 @@ impl Pair {
 
     /// What both do while Kafka is down, with its cause in the log.
     #[track_caller]
-    fn assert_down(&mut self, name: &str, cause: &str) {
+    pub(crate) fn assert_down(&mut self, name: &str, cause: &str) {
         self.spool();
         let answer = self.plain.post(&webhook("key", self.next()));
         assert_unavailable(&answer, &["kafka_timeout", "kafka_refused", "kafka_down"]);
@@ -99,7 +99,12 @@ impl Pair {
 
     /// The outage is noticed to be over, and nothing is lost, doubled in a new order, or late.
     #[track_caller]
-    fn assert_recovers(&mut self, name: &str, cluster: &Cluster, answers_since: Instant) {
+    pub(crate) fn assert_recovers(
+        &mut self,
+        name: &str,
+        cluster: &Cluster,
+        answers_since: Instant,
+    ) {
         let late = |what: &str| {
             let took = answers_since.elapsed();
             println!("{name}: {what} after {took:?}");

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use clickpesa_relay::{event::kind::Kind, kafka::topics::REJECTED};
 
 use crate::{
-    cluster::{Cluster, Relay, Rights, ids, setup, webhook, with_spool},
+    cluster::{Cluster, NOTICED_WITHIN, Relay, Rights, ids, setup, webhook, with_spool},
     harness::eventually,
+    outage::Pair,
 };
 
 fn replaced(relay: &Relay) -> f64 {
@@ -118,4 +119,44 @@ fn a_producer_without_a_report() {
     assert_eq!(published[1..], spooled.iter().flat_map(ids).collect::<Vec<_>>()[..]);
     assert_eq!(relay.post(&webhook("key", 20)).status, 200);
     relay.samples().assert_balanced();
+}
+
+#[test]
+fn a_producer_that_has_forgotten_its_brokers() {
+    let cluster = Cluster::one();
+    // As it may also do by itself, it does not go back to the bootstrap servers.
+    let mut pair = Pair::start(|| {
+        let setup = setup(&cluster.proxy.address.to_string());
+        setup.set("kafka.properties.metadata_recovery_strategy", "none")
+    });
+    pair.publish();
+    cluster.proxy.hide_brokers();
+    for relay in [&pair.spooling, &pair.plain] {
+        relay.await_cause("Kafka does not answer");
+    }
+    pair.assert_down("no brokers", "the producer has forgotten every broker");
+    // A new one has learned of none that it could forget.
+    pair.assert_down("still none", "Broker not available");
+    cluster.proxy.pass();
+    pair.assert_recovers("no brokers", &cluster, Instant::now());
+    assert_eq!([&pair.spooling, &pair.plain].map(replaced), [1.0; 2]);
+}
+
+#[test]
+fn a_producer_that_is_told_of_no_broker() {
+    let cluster = Cluster::one();
+    let setup = setup(&cluster.proxy.address.to_string());
+    // The topics are there.
+    drop(Relay::start(&setup));
+    cluster.proxy.hide_brokers();
+    let relay = Relay::start(&setup);
+    relay.await_cause("Broker not available");
+    relay.await_ready(503);
+    assert_eq!(relay.post(&webhook("key", 0)).status, 503);
+    cluster.proxy.pass();
+    let passes = Instant::now();
+    relay.await_ready(200);
+    assert_eq!(relay.post(&webhook("key", 0)).status, 200);
+    assert!(passes.elapsed() < NOTICED_WITHIN, "{:?}", passes.elapsed());
+    assert_eq!(replaced(&relay), 0.0);
 }
