@@ -35,7 +35,7 @@ use crate::{
     kafka::{
         ClientError,
         publisher::Publisher,
-        topics::{TopicAdmin, Topics, TopicsError},
+        topics::{Topics, TopicsError},
     },
     metrics::Metrics,
     spool::{OpenError, Spool},
@@ -130,7 +130,6 @@ pub async fn run(
     if settings.kafka.allow_weaker_delivery {
         tracing::warn!("kafka.allow_weaker_delivery is on: a 2xx may be worth less than promised");
     }
-    let admin = TopicAdmin::new(&properties)?;
     let delivery = Delivery {
         publisher,
         format: settings.kafka.event_format,
@@ -162,7 +161,7 @@ pub async fn run(
         serve_public(&settings.http, listeners.http, &relay, within).map_err(StartError::Serve)?;
     let private = serve_admin(listeners.admin, &relay).map_err(StartError::Serve)?;
     let ended = tokio::select! {
-        error = watch_kafka(&relay, admin, settings.kafka.topics, stuck_after) => Err(error.into()),
+        error = watch_kafka(&relay, properties, settings.kafka.topics, stuck_after) => Err(error.into()),
         () = shutdown => {
             let deadline = Instant::now() + within;
             let requests = finish_requests(&relay, &public, deadline).await;

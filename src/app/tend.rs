@@ -14,7 +14,10 @@ use tokio::{
 
 use crate::{
     http::Relay,
-    kafka::topics::{Finding, TopicAdmin, TopicState, Topics, TopicsError},
+    kafka::{
+        Properties,
+        topics::{Finding, TopicAdmin, TopicState, Topics, TopicsError},
+    },
     spool::{Salvage, Spool},
 };
 
@@ -22,7 +25,7 @@ use crate::{
 /// answer; how often a cluster that was not reached is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a cluster that starts may say what is not so: that a topic is missing, or that there
+/// How long a cluster may say what is not so, once it answers: that a topic is missing, or that there
 /// are too few brokers for its replicas.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
@@ -35,11 +38,11 @@ const TEND_EVERY: Duration = Duration::from_millis(250);
 /// Ends only with an error that no later try can mend.
 pub(super) async fn watch_kafka(
     relay: &web::Data<Relay>,
-    admin: TopicAdmin,
+    properties: Properties,
     topics: Topics,
     stuck_after: Duration,
 ) -> TopicsError {
-    if let Err(error) = see_to_topics(admin, topics).await {
+    if let Err(error) = see_to_topics(properties, topics).await {
         return error;
     }
     relay.delivery.publisher.health().note_answer();
@@ -88,23 +91,31 @@ pub(super) async fn get_back(spool: Arc<Spool>) {
     }
 }
 
-/// Tries until the topics are there. The client goes with its end: nobody would listen to it.
-async fn see_to_topics(admin: TopicAdmin, topics: Topics) -> Result<(), TopicsError> {
-    let started = Instant::now();
-    let shared = Arc::new((admin, topics));
+/// Tries until the topics are there, with a new client each time: an old one may have forgotten the
+/// brokers, as a producer does.
+async fn see_to_topics(properties: Properties, topics: Topics) -> Result<(), TopicsError> {
+    let shared = Arc::new((properties, topics));
+    let mut answers_since = Instant::now();
     loop {
         let (shared, runtime) = (Arc::clone(&shared), Handle::current());
-        let prepare = move || runtime.block_on(shared.0.prepare(&shared.1));
+        let prepare = move || {
+            let (properties, topics) = &*shared;
+            runtime.block_on(TopicAdmin::new(properties)?.prepare(topics))
+        };
         match spawn_blocking(prepare).await.expect("looking at topics does not panic") {
             Ok(states) => {
                 states.iter().for_each(tell);
                 return Ok(());
             }
-            Err(error) if error.is_transient() || started.elapsed() < SETTLES_WITHIN => {
+            Err(error) => {
+                if error.is_transient() {
+                    answers_since = Instant::now();
+                } else if answers_since.elapsed() > SETTLES_WITHIN {
+                    return Err(error);
+                }
                 tracing::error!("{error}; trying again");
                 sleep(PROBE_EVERY).await;
             }
-            Err(error) => return Err(error),
         }
     }
 }

@@ -82,6 +82,9 @@ pub enum Finding {
 /// Why the topics are not as they have to be.
 #[derive(Debug, thiserror::Error)]
 pub enum TopicsError {
+    /// librdkafka does not take the properties.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// No broker answered; a later try may work.
     #[error("cannot reach Kafka to look at topic `{topic}`: {cause}")]
     Unreachable {
@@ -235,6 +238,11 @@ impl TopicAdmin {
             .0
             .inner()
             .fetch_metadata(Some(name), REQUEST_TIMEOUT)
+            .and_then(|metadata| match metadata.brokers() {
+                // Nor does it know of topics then.
+                [] => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerNotAvailable)),
+                _ => Ok(metadata),
+            })
             .map_err(|cause| TopicsError::Unreachable { topic: topic.clone(), cause })?;
         let found = metadata.topics().iter().find(|found| found.name() == name);
         let state = |partitions, finding| TopicState { name: topic.clone(), partitions, finding };

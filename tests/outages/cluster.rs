@@ -519,7 +519,15 @@ pub(crate) struct Relay {
 impl Relay {
     /// Starts it, and waits until it is ready.
     pub(crate) fn start(setup: &Setup) -> Self {
-        let process = Process::serve_ready(&setup.clone());
+        Self::of(Process::serve_ready(setup))
+    }
+
+    /// Starts it, and does not wait.
+    pub(crate) fn start_unready(setup: &Setup) -> Self {
+        Self::of(Process::serve(setup))
+    }
+
+    fn of(process: Process) -> Self {
         let [http, admin] = ["http.listen", "admin.listen"].map(|key| process.address(key));
         Self { process, http, admin }
     }

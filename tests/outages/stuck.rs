@@ -10,6 +10,9 @@ use crate::{
     outage::Pair,
 };
 
+/// How long a cluster may say that topics are missing: the relay's own.
+const SETTLES_WITHIN: Duration = Duration::from_secs(10);
+
 fn replaced(relay: &Relay) -> f64 {
     relay.samples().sum("kafka_producers_replaced_total", &[])
 }
@@ -159,4 +162,31 @@ fn a_producer_that_is_told_of_no_broker() {
     assert_eq!(relay.post(&webhook("key", 0)).status, 200);
     assert!(passes.elapsed() < NOTICED_WITHIN, "{:?}", passes.elapsed());
     assert_eq!(replaced(&relay), 0.0);
+}
+
+#[test]
+fn a_start_that_is_told_of_no_broker() {
+    let cluster = Cluster::one();
+    let setup = setup(&cluster.proxy.address.to_string())
+        .set("kafka.topics.create", "false")
+        .set("kafka.properties.metadata_recovery_strategy", "none");
+    let relay = Relay::start_unready(&setup);
+    let said =
+        |words: &str| relay.process.lines().iter().filter(|line| line.contains(words)).count();
+    // It has learned of brokers, and then forgets them.
+    relay.await_cause("does not exist");
+    cluster.proxy.hide_brokers();
+    // For longer than a cluster may take to find its topics.
+    let started = Instant::now();
+    eventually("it has tried for long", || {
+        (said("cannot reach Kafka") > 1 && started.elapsed() > SETTLES_WITHIN).then_some(())
+    });
+    let before = said("does not exist");
+    cluster.proxy.pass();
+    eventually("it looks for the topics again", || (said("does not exist") > before).then_some(()));
+    for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain([REJECTED]) {
+        cluster.create_topic(&setup.topic(suffix));
+    }
+    relay.await_ready(200);
+    assert_eq!(relay.post(&webhook("key", 0)).status, 200);
 }
