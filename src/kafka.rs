@@ -15,8 +15,9 @@ use rdkafka::{ClientConfig, error::KafkaError};
 
 /// What librdkafka is told unless `kafka.properties` says otherwise.
 ///
-/// `message.timeout.ms` is added by `app`: as long as an answer may take. The back-off decides how soon the return of a broker is noticed.
-pub const PROPERTIES: [(&str, &str); 13] = [
+/// `message.timeout.ms` is added by `app`: as long as an answer may take. The back-off decides how soon the return of a broker is noticed. A broker measures a batch by
+/// `max.message.bytes`, and refuses all of one that is too large.
+pub const PROPERTIES: [(&str, &str); 14] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
     ("request.timeout.ms", "6000"),
@@ -27,6 +28,7 @@ pub const PROPERTIES: [(&str, &str); 13] = [
     ("socket.keepalive.enable", "true"),
     ("partitioner", "murmur2_random"),
     ("linger.ms", "0"),
+    ("batch.size", "65536"),
     ("allow.auto.create.topics", "false"),
     ("client.id", "clickpesa-relay"),
     ("client.software.name", "clickpesa-relay"),

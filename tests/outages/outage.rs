@@ -509,6 +509,22 @@ fn a_clock_that_was_ahead() {
     assert!(records.iter().all(|record| record.timestamp_ms.unwrap() <= now), "{records:?}");
 }
 
+#[test]
+fn a_batch_that_would_be_too_large() {
+    let cluster = Cluster::one();
+    let setup = with_spool(setup(&cluster.bootstrap_servers()));
+    let relay = Relay::start(&setup);
+    // Of one event, a tenth; of those that the drain sends at once, more.
+    cluster.limit_batches(&setup.topic("payment.received"), 70_000);
+    cluster.signal(1, "STOP");
+    let spooled: Vec<_> =
+        (0..128).map(|number| relay.post(&webhook(&format!("key-{number}"), 0))).collect();
+    assert!(spooled.iter().all(|answer| answer.status == 202), "{spooled:?}");
+    cluster.signal(1, "CONT");
+    relay.await_drained();
+    assert_eq!(relay.samples().sum("spool_too_large_total", &[]), 0.0);
+}
+
 /// The answer to a webhook, unless the port is closed.
 fn try_post(http: std::net::SocketAddr, key: &str, number: usize) -> Option<Answer> {
     let stream = std::net::TcpStream::connect(http).ok()?;
