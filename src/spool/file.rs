@@ -313,8 +313,9 @@ pub(super) fn unusable(directory: &Path, cause: rusqlite::Error) -> OpenError {
 /// Opens the file and makes its tables.
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     // For its owner alone; SQLite gives the files beside it the same mode. Where this cannot make
-    // it, SQLite cannot open it, and says why.
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path).ok();
+    // it, SQLite cannot open it, and says why. One that is there is let alone: whoever closes a
+    // file loses all locks that the process has on it, those of another connection too.
+    OpenOptions::new().append(true).create_new(true).mode(0o600).open(path).ok();
     let connection = Connection::open(path)?;
     if connection.is_readonly("main")? {
         let read_only = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY);

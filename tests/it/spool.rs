@@ -22,7 +22,7 @@ use self::support::{
     DIRECTORY, Driven, MAX_BYTES, TOPIC, append, block_on, close, do_as_told, log_of, numbers,
     oldest, open, record,
 };
-use crate::harness::{Directory, eventually};
+use crate::harness::{Directory, eventually, provided, run};
 
 /// Does nothing, but in a process that another test has started.
 #[test]
@@ -556,6 +556,29 @@ fn what_is_sound_is_salvaged_whole() {
     let salvage = block_on(other.salvage(&copy)).unwrap();
     assert_eq!(salvage, Salvage { appended: 700, present: 0, unreadable: 0 });
     assert_eq!(numbers(&other), (0..700).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_looks_into_the_file_leaves_its_log() {
+    let directory = Directory::new();
+    let mut driven = Driven::start(&[], &directory.spool(), &[]);
+    assert_eq!(driven.answer(), "open");
+    assert_eq!(driven.ask("append 1"), "ok 1");
+    // As an operator's `sqlite3` does. Who is the last to close a database ends its log.
+    let look = "import sqlite3, sys
+file = sqlite3.connect(sys.argv[1])
+print(file.execute('SELECT count(*) FROM event').fetchone()[0])
+file.close()";
+    let mut python = Command::new(provided("RELAY_TEST_PYTHON"));
+    let file = directory.spool().join("spool.sqlite");
+    let count = run(python.args(["-c", look]).arg(file), "");
+    assert_eq!(count.trim(), "1");
+    assert!(directory.spool().join("spool.sqlite-wal").exists());
+    assert_eq!(driven.ask("append 2"), "ok 2");
+    driven.kill();
+    let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
+    assert_eq!(numbers(&spool), [1, 2]);
+    assert_eq!(metrics.spool_damaged.get(), 0);
 }
 
 // --- Disks that fail ------------------------------------------------------------------
