@@ -26,7 +26,10 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use self::file::failed;
+use self::{
+    damage::{all_aside, is_recovered},
+    file::{FILE_NAME, failed},
+};
 pub use self::{
     file::OpenError,
     salvage::{Salvage, SalvageError},
@@ -76,7 +79,7 @@ pub struct Spool {
 #[derive(Debug)]
 struct Replacing {
     lock: Arc<File>,
-    /// Damaged files from which nothing was got back yet.
+    /// Damaged files from which not everything was got back yet.
     aside: Vec<PathBuf>,
 }
 
@@ -94,7 +97,10 @@ impl Spool {
     ) -> Result<Arc<Self>, OpenError> {
         let lock = Arc::new(lock::take(directory)?);
         let changed = Arc::new(Notify::new());
-        let mut aside = Vec::new();
+        // Also those that the process before this one did not come to the end of.
+        let mut aside =
+            all_aside(&directory.join(FILE_NAME)).map_err(|cause| failed(directory, cause))?;
+        aside.retain(|file| !is_recovered(file));
         let store = Store::open(directory, max_bytes, metrics, &changed, &lock, &mut aside)?;
         Ok(Arc::new(Self {
             directory: directory.to_owned(),

@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     fs, io,
-    os::unix::fs::MetadataExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -13,7 +13,10 @@ use rusqlite::{Connection, Error, config::DbConfig};
 use crate::metrics::Metrics;
 
 /// What stands in the name of a damaged file, before the time.
-pub(super) const DAMAGED: &str = ".damaged-";
+const DAMAGED: &str = ".damaged-";
+
+/// How the name of a file ends that says that nothing more is to be got out of a damaged one.
+const RECOVERED: &str = "~recovered";
 
 /// Why a file that was sound when it was opened is no longer used.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +89,32 @@ pub(super) fn set_aside(
         tracing::error!(%damage, "the spool was damaged and is set aside as {}", aside.display());
     }
     Ok(is_renamed.then_some(aside))
+}
+
+/// The damaged files that were set aside in the directory of this one, the oldest first.
+pub(super) fn all_aside(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let beginning = with_ending(path, DAMAGED);
+    let mut all = Vec::new();
+    for file in fs::read_dir(path.parent().unwrap_or(path))? {
+        let found = file?.path();
+        let time = found.as_os_str().as_bytes().strip_prefix(beginning.as_os_str().as_bytes());
+        // Its log, its index and what else belongs to it have the same name, and an ending.
+        if time.is_some_and(|time| !time.iter().any(|byte| b"-~".contains(byte))) {
+            all.push(found);
+        }
+    }
+    all.sort();
+    Ok(all)
+}
+
+/// Whether all that could be got out of a damaged file was.
+pub(super) fn is_recovered(aside: &Path) -> bool {
+    with_ending(aside, RECOVERED).exists()
+}
+
+/// Notes that all that could be got out of a damaged file was.
+pub(super) fn note_recovered(aside: &Path) -> io::Result<()> {
+    fs::write(with_ending(aside, RECOVERED), [])
 }
 
 /// The path of a file whose name begins with that of another.

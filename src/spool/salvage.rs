@@ -16,7 +16,7 @@ use rusqlite::{Connection, Error::QueryReturnedNoRows, params};
 
 use super::{
     ReadError, Spool, SpoolError, Spooled,
-    damage::with_ending,
+    damage::{note_recovered, with_ending},
     file::PAGE_BYTES,
     log,
     row::{COLUMNS, TABLES, spooled},
@@ -81,6 +81,9 @@ impl Spool {
             self.append(records.into()).await?;
             salvage.appended += appended as u64;
             salvage.present += (readable - appended) as u64;
+        }
+        if let Err(error) = note_recovered(damaged) {
+            tracing::warn!(%error, "the next start tries the damaged file again");
         }
         Ok(Salvage { unreadable: remains.unreadable, ..salvage })
     }

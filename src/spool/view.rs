@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{
     OpenError, ReadError, Spooled,
-    damage::{DAMAGED, with_ending},
+    damage::{all_aside, with_ending},
     file::{FILE_NAME, unusable},
     lock::holder,
     row::{COLUMNS, spooled},
@@ -96,16 +96,6 @@ impl View {
     /// # Errors
     /// When the directory cannot be read.
     pub fn damaged(&self) -> io::Result<Vec<PathBuf>> {
-        let beginning = format!("{FILE_NAME}{DAMAGED}");
-        let mut damaged = Vec::new();
-        for file in fs::read_dir(&self.directory)? {
-            let name = file?.file_name().to_string_lossy().into_owned();
-            // Its log and its index have the same name, and an ending.
-            if name.strip_prefix(&beginning).is_some_and(|time| !time.contains(['-', '~'])) {
-                damaged.push(self.directory.join(name));
-            }
-        }
-        damaged.sort();
-        Ok(damaged)
+        all_aside(&self.directory.join(FILE_NAME))
     }
 }

@@ -559,6 +559,26 @@ fn what_is_sound_is_salvaged_whole() {
 }
 
 #[test]
+fn what_was_not_got_back_is_tried_again_at_the_next_start() {
+    let directory = Directory::new();
+    let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
+    block_on(append(&spool, 0..10));
+    close(spool, &directory.spool());
+    let aside = "spool.sqlite.damaged-20260101T000000.000000Z";
+    fs::rename(directory.spool().join("spool.sqlite"), directory.spool().join(aside)).unwrap();
+    // It ends before it has come to it.
+    close(open(&directory.spool(), MAX_BYTES).0, &directory.spool());
+
+    let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
+    assert_got_back(&spool, &(0..10).collect::<Vec<_>>());
+    close(spool, &directory.spool());
+    let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
+    assert_eq!(spool.take_aside(), None);
+    let view = View::open(&directory.spool()).unwrap();
+    assert_eq!(view.damaged().unwrap(), [directory.spool().join(aside)]);
+}
+
+#[test]
 fn who_looks_into_the_file_leaves_its_log() {
     let directory = Directory::new();
     let mut driven = Driven::start(&[], &directory.spool(), &[]);
