@@ -38,9 +38,12 @@ const UNDER_WAY_MAX: usize = 1024;
 /// Entries that are read at once.
 const READ_AT_ONCE: usize = IN_FLIGHT_MAX;
 
-/// How long the drain, and the key, rest after a refusal. The end of an outage is found by the
-/// record that is under way; this bounds how often one that is refused at once is tried.
+/// How long the drain rests after a refusal. The end of an outage is found by the record that is
+/// under way; this bounds how often one that is refused at once is tried.
 const REST: Duration = Duration::from_millis(200);
+
+/// How long its key rests: others are read before it, whose partition may well be there.
+const REST_OF_KEY: Duration = Duration::from_secs(1);
 
 /// How long a key rests whose event is too large for the topic: until somebody raises its limit.
 const REST_OF_TOO_LARGE: Duration = Duration::from_secs(10);
@@ -82,14 +85,23 @@ struct Work {
     burst_began: Option<Instant>,
     /// Nothing is begun until then.
     rests_until: Instant,
-    /// Counts what kept a topic that is down from being up: the next trial is of another key.
-    setbacks: usize,
+    /// Counts how often a topic was tried that is down: each time with another key.
+    trials: usize,
 }
 
 impl Work {
     fn in_flight(&self) -> usize {
         let began = self.under_way.values();
         began.filter(|began| began.elapsed() < IN_FLIGHT_LASTS).count()
+    }
+
+    /// Keys whose entries are not to be read.
+    fn busy(&self) -> Busy {
+        let ready = self.ready.iter().map(|spooled| &spooled.record.key);
+        Busy {
+            resting: self.resting.keys().cloned().collect(),
+            under_way: self.under_way.keys().chain(ready).cloned().collect(),
+        }
     }
 }
 
@@ -105,7 +117,7 @@ impl Drain {
             resting: HashMap::new(),
             burst_began: None,
             rests_until: Instant::now(),
-            setbacks: 0,
+            trials: 0,
         };
         loop {
             let changed = self.spool.changed();
@@ -133,24 +145,51 @@ impl Drain {
         if room > work.ready.len() || !Arc::ptr_eq(&work.store, &self.spool.store()) {
             self.read(work).await;
         }
+        if room > 0 && !self.publisher.health().is_up(&self.topic) {
+            let trial = self.choose_trial(work).await;
+            trial.into_iter().for_each(|spooled| self.hand_over(work, spooled));
+            return;
+        }
         let size = room.min(work.ready.len());
         // Few do not keep live records waiting: a key alone goes on at once.
         if size > IN_FLIGHT_MAX / 2 {
             work.burst_began = Some(Instant::now());
         }
-        for _ in 0..size {
-            // Of a topic that is down, each time another key.
-            let turn = if room == 1 { work.setbacks % work.ready.len() } else { 0 };
-            let Some(mut spooled) = work.ready.remove(turn) else { return };
-            // Kafka takes no record of the future, which is what one is if the clock was put back.
-            let now = (self.clock)().as_millisecond();
-            spooled.record.timestamp_ms = spooled.record.timestamp_ms.min(now);
-            work.under_way.insert(spooled.record.key.clone(), Instant::now());
-            let report = self.publisher.send(&spooled.record);
-            let store = Arc::clone(&work.store);
-            let reported = async { Reported { store, spooled, receipt: report.wait().await } };
-            work.reports.push(reported.boxed_local());
+        for spooled in work.ready.drain(..size).collect::<Vec<_>>() {
+            self.hand_over(work, spooled);
         }
+    }
+
+    fn hand_over(&self, work: &mut Work, mut spooled: Spooled) {
+        // Kafka takes no record of the future, which is what one is if the clock was put back.
+        let now = (self.clock)().as_millisecond();
+        spooled.record.timestamp_ms = spooled.record.timestamp_ms.min(now);
+        work.under_way.insert(spooled.record.key.clone(), Instant::now());
+        let report = self.publisher.send(&spooled.record);
+        let store = Arc::clone(&work.store);
+        let reported = async { Reported { store, spooled, receipt: report.wait().await } };
+        work.reports.push(reported.boxed_local());
+    }
+
+    /// What a topic is tried with that is down: each time another key, of an old entry and of a new
+    /// one in turns. The partition of many old ones may be gone, and all others be there.
+    async fn choose_trial(&self, work: &mut Work) -> Option<Spooled> {
+        let turn = work.trials;
+        work.trials += 1;
+        let newest = match turn % 2 {
+            0 => None,
+            _ => self.read_newest(work).await,
+        };
+        newest.or_else(|| work.ready.remove(turn % work.ready.len().max(1)))
+    }
+
+    async fn read_newest(&self, work: &Work) -> Option<Spooled> {
+        let Busy { mut resting, under_way } = work.busy();
+        resting.extend(under_way);
+        let (reading, topic) = (Arc::clone(&work.store), self.topic.clone());
+        let read = spawn_blocking(move || reading.read_newest(&topic, &resting));
+        let newest = read.await.expect("reading does not panic");
+        newest.inspect_err(|error| tracing::error!(%error, "cannot read the spool")).ok()?
     }
 
     /// How many more entries may be under way.
@@ -180,11 +219,7 @@ impl Drain {
         }
         let now = Instant::now();
         work.resting.retain(|_, until| now < *until);
-        let ready = work.ready.iter().map(|spooled| &spooled.record.key);
-        let but = Busy {
-            resting: work.resting.keys().cloned().collect(),
-            under_way: work.under_way.keys().chain(ready).cloned().collect(),
-        };
+        let but = work.busy();
         let (reading, topic) = (Arc::clone(&store), self.topic.clone());
         let read = spawn_blocking(move || reading.read(&topic, &but, READ_AT_ONCE));
         match read.await.expect("reading does not panic") {
@@ -202,7 +237,7 @@ impl Drain {
     /// comes of it tells whether the file is without them.
     fn finish(&self, work: &mut Work, first: Reported) -> impl Future<Output = bool> + use<> {
         let from = Arc::clone(&first.store);
-        let mut published = Vec::new();
+        let (mut published, mut refused) = (Vec::new(), None);
         let mut next = Some(first);
         while let Some(Reported { store, spooled, receipt }) = next {
             let key = &spooled.record.key;
@@ -213,13 +248,15 @@ impl Drain {
                 Ok(_) => drop(store.remove(&[spooled])),
                 Err(PublishError::TooLarge) => self.note_too_large(work, &spooled),
                 Err(error) => {
-                    tracing::warn!(topic = self.topic, %error, "events wait in the spool");
-                    work.setbacks += 1;
+                    refused = Some(error);
                     work.rests_until = Instant::now() + REST;
-                    work.resting.insert(key.clone(), work.rests_until);
+                    work.resting.insert(key.clone(), Instant::now() + REST_OF_KEY);
                 }
             }
             next = work.reports.next().now_or_never().flatten();
+        }
+        if let Some(error) = refused {
+            tracing::warn!(topic = self.topic, %error, "events wait in the spool");
         }
         if work.in_flight() <= LEFT_OF_BURST_MAX
             && let Some(began) = work.burst_began.take()

@@ -12,6 +12,7 @@ use std::{
 };
 
 use rusqlite::{Connection, params};
+use serde::Serialize;
 
 use super::{
     Busy, Spooled,
@@ -35,9 +36,12 @@ const CHECKPOINT_PAGES: i64 = 1000;
 /// Pages that have to be free for the spool to have room: those of a large commit.
 const ROOM_PAGES: i64 = 512;
 
-/// The oldest entries of a topic among which those are looked for that can be published: a few
-/// keys that have more must not cost a walk through all of them.
-const LOOKED_AT: i64 = 1024;
+/// The oldest entries of a topic that are looked at for some that can be published: a few keys that
+/// have more must not cost a walk through all of them.
+const LOOKED_AT: i64 = 4096;
+
+/// Of these, how many of keys that are free are sorted by key.
+const SORTED: i64 = 1024;
 
 /// Why the spool cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -190,8 +194,6 @@ impl SpoolFile {
         sequences: &[i64],
         limit: usize,
     ) -> rusqlite::Result<Vec<Spooled>> {
-        let list = |keys: &[String]| serde_json::to_string(keys).expect("texts always serialise");
-        let sequences = serde_json::to_string(sequences).expect("numbers always serialise");
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.with_reader(|reader| {
             let mut statement = reader.prepare_cached(&format!(
@@ -200,21 +202,45 @@ impl SpoolFile {
                      WHERE topic = ?1 AND key NOT IN (SELECT value FROM json_each(?2))
                          AND sequence NOT IN (SELECT value FROM json_each(?3))
                      ORDER BY sequence LIMIT ?4
-                 ), first AS (
-                     SELECT min(sequence) AS sequence FROM oldest
+                 ), free AS (
+                     SELECT sequence, key FROM oldest
                      WHERE key NOT IN (SELECT value FROM json_each(?5))
-                     GROUP BY key ORDER BY 1 LIMIT ?6
+                     ORDER BY sequence LIMIT ?6
+                 ), first AS (
+                     SELECT min(sequence) AS sequence FROM free
+                     GROUP BY key ORDER BY 1 LIMIT ?7
                  )
                  SELECT {COLUMNS} FROM first JOIN event USING (sequence) ORDER BY sequence"
             ))?;
             let given = params![
                 topic,
                 list(&but.resting),
-                sequences,
+                list(sequences),
                 LOOKED_AT,
                 list(&but.under_way),
+                SORTED,
                 limit
             ];
+            statement.query_map(given, spooled)?.collect()
+        })
+    }
+
+    /// The newest entries of a topic, the newest first: but for those keys, and these sequences.
+    pub(super) fn read_newest(
+        &self,
+        topic: &str,
+        but: &[String],
+        sequences: &[i64],
+        limit: i64,
+    ) -> rusqlite::Result<Vec<Spooled>> {
+        self.with_reader(|reader| {
+            let mut statement = reader.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM event
+                 WHERE topic = ?1 AND key NOT IN (SELECT value FROM json_each(?2))
+                     AND sequence NOT IN (SELECT value FROM json_each(?3))
+                 ORDER BY sequence DESC LIMIT ?4"
+            ))?;
+            let given = params![topic, list(but), list(sequences), limit];
             statement.query_map(given, spooled)?.collect()
         })
     }
@@ -308,6 +334,11 @@ pub(super) fn failed(directory: &Path, cause: io::Error) -> OpenError {
 
 pub(super) fn unusable(directory: &Path, cause: rusqlite::Error) -> OpenError {
     OpenError::Database { path: directory.display().to_string(), cause }
+}
+
+/// A parameter that stands for several.
+fn list(values: &[impl Serialize]) -> String {
+    serde_json::to_string(values).expect("texts and numbers always serialise")
 }
 
 /// Opens the file and makes its tables.

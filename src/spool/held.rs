@@ -53,9 +53,11 @@ impl Held {
         self.metrics.spool_events.dec();
     }
 
-    pub(super) fn contains(&self, topic: &str, key: &str) -> bool {
+    /// How many entries there are of a key, and of any that share its hash.
+    pub(super) fn count_of(&self, topic: &str, key: &str) -> usize {
         let topics = self.lock();
-        topics.get(topic).is_some_and(|keys| keys.of_key.contains_key(&self.hasher.hash_one(key)))
+        let count = |keys: &Keys| keys.of_key.get(&self.hasher.hash_one(key)).copied();
+        topics.get(topic).and_then(count).unwrap_or(0)
     }
 
     pub(super) fn count(&self, topic: &str) -> usize {

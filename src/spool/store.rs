@@ -18,6 +18,9 @@ use super::{
 };
 use crate::{metrics::Metrics, record::Record};
 
+/// The newest entries that are looked at for one that is its key's only one.
+const NEWEST: i64 = 32;
+
 /// The entries of one file.
 ///
 /// One thread writes: all that waits is committed together, so one sync serves all.
@@ -81,7 +84,7 @@ impl Store {
 
     /// Whether an event of this key in this topic has to go behind one that waits.
     pub fn holds(&self, topic: &str, key: &str) -> bool {
-        self.held.contains(topic, key)
+        self.held.count_of(topic, key) > 0
     }
 
     /// How many entries wait for a topic.
@@ -102,6 +105,18 @@ impl Store {
     pub fn read(&self, topic: &str, but: &Busy, limit: usize) -> Result<Vec<Spooled>, ReadError> {
         let unremoved: Vec<_> = self.unremoved.lock().iter().copied().collect();
         self.file.read(topic, but, &unremoved, limit)
+    }
+
+    /// One of the newest entries of a topic that is its key's only one: but for those keys. Blocks
+    /// while it reads.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_newest(&self, topic: &str, but: &[String]) -> Result<Option<Spooled>, ReadError> {
+        let unremoved: Vec<_> = self.unremoved.lock().iter().copied().collect();
+        let newest = self.file.read_newest(topic, but, &unremoved, NEWEST)?;
+        let is_only = |each: &Spooled| self.held.count_of(topic, &each.record.key) == 1;
+        Ok(newest.into_iter().find(is_only))
     }
 
     /// Goes through all entries; blocks while it reads.

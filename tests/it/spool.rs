@@ -134,6 +134,24 @@ fn the_oldest_of_each_free_key_is_read() {
 }
 
 #[test]
+fn the_newest_that_is_alone_of_its_key_is_read() {
+    let directory = Directory::in_memory();
+    let (spool, _metrics) = open(&directory.spool(), MAX_BYTES);
+    let newest = |but: &[&str]| {
+        let but: Vec<_> = but.iter().map(|key| (*key).to_owned()).collect();
+        let newest = spool.store().read_newest(TOPIC, &but).unwrap();
+        newest.map(|spooled| support::number(&spooled.record))
+    };
+    assert_eq!(newest(&[]), None);
+    // Ten keys, twice.
+    block_on(append(&spool, 0..20));
+    assert_eq!(newest(&[]), None);
+    drop(spool.store().remove(&oldest(&spool, TOPIC, 9)));
+    assert_eq!(newest(&[]), Some(18));
+    assert_eq!(newest(&["key-8", "key-6"]), Some(17));
+}
+
+#[test]
 fn a_key_is_held_until_its_last_entry_is_removed() {
     let directory = Directory::new();
     let (spool, metrics) = open(&directory.spool(), MAX_BYTES);
