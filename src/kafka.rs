@@ -4,6 +4,7 @@ pub mod context;
 pub mod embedded;
 pub mod health;
 pub mod hold;
+pub mod overdue;
 pub mod publisher;
 pub mod reader;
 pub mod report;

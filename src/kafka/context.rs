@@ -104,12 +104,16 @@ impl ProducerContext for Context {
             }
             Ok(message) => {
                 self.health.note_acknowledgement(message.topic());
+                self.health.overdue.forget(message.topic(), message.partition());
                 self.metrics.published_events.with_label_values(&[message.topic()]).inc();
                 Ok(Receipt { partition: message.partition(), offset: message.offset() })
             }
             Err((error, message)) => {
                 let error = PublishError::from(error);
                 self.health.note_failure(message.topic(), error);
+                if error == PublishError::Refused(RDKafkaErrorCode::MessageTimedOut) {
+                    self.health.overdue.note(message.topic(), message.partition());
+                }
                 Err(error)
             }
         };

@@ -16,7 +16,7 @@ use std::{
 
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::report::PublishError;
+use super::{overdue::Overdue, report::PublishError};
 use crate::moment::Moment;
 
 /// How long an acknowledgement or an answered probe speaks for Kafka.
@@ -54,6 +54,8 @@ pub struct Health {
     /// The producer was made.
     made: Moment,
     topics: HashMap<String, TopicHealth>,
+    /// Partitions whose records time out while Kafka answers.
+    pub overdue: Overdue,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +105,7 @@ impl Health {
             reported: Moment::default(),
             made: Moment::default(),
             topics: topics.into_iter().map(|name| (name, TopicHealth::default())).collect(),
+            overdue: Overdue::default(),
         }
     }
 
@@ -119,6 +122,7 @@ impl Health {
     pub fn note_silence(&self, cause: impl Display) {
         // Of before: a relay that is not ready may get no further record to find out with.
         self.topics.values().for_each(|topic| topic.refused.forget());
+        self.overdue.clear();
         if let Some(cause) = self.cluster.open(|| true, |()| {}, cause) {
             tracing::warn!(cause, "Kafka does not answer");
         }

@@ -32,6 +32,9 @@ const MESSAGE_MAX_BYTES: usize = 1_000_000;
 /// How often librdkafka gives its statistics, in milliseconds.
 const STATISTICS_EVERY_MS: &str = "500";
 
+/// How long a broker may take to say who leads a partition.
+const METADATA_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long the reports of purged records may take before they are purged again.
 const PURGE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -94,6 +97,7 @@ impl Publisher {
             &mut *self.current.producer.write().expect("replacing does not panic"),
             Arc::new(new),
         );
+        self.health().overdue.clear();
         self.current.context.metrics.kafka_producers_replaced.inc();
         self.replaced.send_replace(());
         // On a thread of its own: it waits for threads of the old one, which may hang in a look-up
@@ -122,7 +126,32 @@ impl Publisher {
         if is_idle {
             self.health().note_report();
         }
-        self.health().is_stuck(self.has_fault(), silence_max)
+        self.health().is_stuck(self.has_fault(), silence_max) || self.misses_leader(silence_max)
+    }
+
+    /// Whether records of a partition time out for that long although Kafka says that it has a
+    /// leader and all replicas: librdkafka keeps to the leader of a topic that was deleted, where
+    /// the epoch of the same topic's new leader is lower
+    /// (<https://github.com/confluentinc/librdkafka/issues/4898>). Blocks while it asks.
+    fn misses_leader(&self, age: Duration) -> bool {
+        let overdue = &self.health().overdue;
+        overdue.longer_than(age).into_iter().any(|(topic, partition)| {
+            let is_led = self.is_led(&topic, partition);
+            if !is_led {
+                overdue.forget(&topic, partition);
+            }
+            is_led
+        })
+    }
+
+    fn is_led(&self, topic: &str, partition: i32) -> bool {
+        let client = self.current.producer();
+        let metadata = client.client().fetch_metadata(Some(topic), METADATA_WITHIN);
+        let is_led = |topic: &MetadataTopic| {
+            let found = topic.partitions().iter().find(|found| found.id() == partition);
+            found.is_some_and(|found| found.leader() >= 0 && fault_of(found).is_none())
+        };
+        metadata.is_ok_and(|metadata| metadata.topics().iter().any(is_led))
     }
 
     /// Whether the producer cannot go on.
@@ -243,15 +272,16 @@ fn in_flight(producer: &ThreadedProducer<Context>) -> usize {
 /// What the metadata of a topic says that may be why records of it are refused.
 fn faults(topic: &MetadataTopic) -> Vec<String> {
     let error = topic.error().map(|error| RDKafkaErrorCode::from(error).to_string());
-    let of_partition = |partition: &MetadataPartition| {
-        let (in_sync, all) = (partition.isr().len(), partition.replicas().len());
-        match partition.error() {
-            _ if in_sync < all => Some(format!("only {in_sync} of {all} replicas are in sync")),
-            Some(error) => Some(RDKafkaErrorCode::from(error).to_string()),
-            None => None,
-        }
-    };
-    error.into_iter().chain(topic.partitions().iter().filter_map(of_partition)).collect()
+    error.into_iter().chain(topic.partitions().iter().filter_map(fault_of)).collect()
+}
+
+fn fault_of(partition: &MetadataPartition) -> Option<String> {
+    let (in_sync, all) = (partition.isr().len(), partition.replicas().len());
+    match partition.error() {
+        _ if in_sync < all => Some(format!("only {in_sync} of {all} replicas are in sync")),
+        Some(error) => Some(RDKafkaErrorCode::from(error).to_string()),
+        None => None,
+    }
 }
 
 impl fmt::Debug for Publisher {

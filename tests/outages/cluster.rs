@@ -231,12 +231,21 @@ impl Cluster {
     }
 
     pub(crate) fn create_topic_with(&self, name: &str, partitions: i32, replicas: i32) {
+        self.make_topic(&NewTopic::new(name, partitions, TopicReplication::Fixed(replicas)));
+    }
+
+    /// With one partition, on one broker.
+    pub(crate) fn create_topic_on(&self, id: usize, name: &str) {
+        let broker = i32::try_from(id).unwrap();
+        self.make_topic(&NewTopic::new(name, 1, TopicReplication::Variable(&[&[broker]])));
+    }
+
+    fn make_topic(&self, topic: &NewTopic<'_>) {
         eventually("the topic can be made", || {
-            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
-            let made = self.admin.create_topics([&topic], &AdminOptions::new());
+            let made = self.admin.create_topics([topic], &AdminOptions::new());
             block_on(made).unwrap().pop().unwrap().ok()
         });
-        self.await_leader(name);
+        self.await_leader(topic.name);
     }
 
     pub(crate) fn delete_topic(&self, name: &str) {

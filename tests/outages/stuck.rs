@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use clickpesa_relay::{event::kind::Kind, kafka::topics::REJECTED};
 
 use crate::{
-    cluster::{Cluster, NOTICED_WITHIN, Relay, Rights, ids, setup, webhook, with_spool},
+    cluster::{Cluster, Relay, Rights, ids, setup, webhook, with_spool},
     harness::eventually,
     outage::Pair,
 };
@@ -146,22 +146,29 @@ fn a_producer_that_has_forgotten_its_brokers() {
 }
 
 #[test]
-fn a_producer_that_is_told_of_no_broker() {
-    let cluster = Cluster::one();
-    let setup = setup(&cluster.proxy.address.to_string());
-    // The topics are there.
-    drop(Relay::start(&setup));
-    cluster.proxy.hide_brokers();
+fn a_producer_that_keeps_to_a_leader_of_before() {
+    let cluster = Cluster::three();
+    let setup = setup(&cluster.bootstrap_servers());
+    let topic = setup.topic("payment.received");
+    cluster.create_topic_on(1, &topic);
     let relay = Relay::start(&setup);
-    relay.await_cause("Broker not available");
-    relay.await_ready(503);
-    assert_eq!(relay.post(&webhook("key", 0)).status, 503);
-    cluster.proxy.pass();
-    let passes = Instant::now();
-    relay.await_ready(200);
-    assert_eq!(relay.post(&webhook("key", 0)).status, 200);
-    assert!(passes.elapsed() < NOTICED_WITHIN, "{:?}", passes.elapsed());
-    assert_eq!(replaced(&relay), 0.0);
+    let mut number = 0;
+    let mut publish = || {
+        number += 1;
+        (relay.post(&webhook("key", number)).status == 200).then_some(())
+    };
+    publish().unwrap();
+    // The leader's epoch is higher after this, and the producer knows.
+    cluster.end(1, "TERM");
+    cluster.restart(1);
+    cluster.await_leader(&topic);
+    eventually("it is published again", &mut publish);
+    // To this producer, the new topic's metadata is older than what it knows.
+    cluster.delete_topic(&topic);
+    cluster.create_topic_on(2, &topic);
+    eventually("it is published to the new topic", &mut publish);
+    relay.await_cause("the producer makes no progress and is replaced");
+    assert!(!cluster.first_ids(&topic).is_empty());
 }
 
 #[test]
