@@ -42,8 +42,9 @@ const READ_AT_ONCE: usize = IN_FLIGHT_MAX;
 /// under way; this bounds how often one that is refused at once is tried.
 const REST: Duration = Duration::from_millis(200);
 
-/// How long its key rests: others are read before it, whose partition may well be there.
-const REST_OF_KEY: Duration = Duration::from_secs(1);
+/// Entries under way at once that were refused before. Their partition may be gone: one of them
+/// that is acknowledged says that it is there again.
+const AGAIN_MAX: usize = 8;
 
 /// How long a key rests whose event is too large for the topic: until somebody raises its limit.
 const REST_OF_TOO_LARGE: Duration = Duration::from_secs(10);
@@ -67,6 +68,8 @@ pub struct Drain {
 struct Reported {
     store: Arc<Store>,
     spooled: Spooled,
+    /// Whether it was refused before.
+    is_again: bool,
     receipt: Result<Receipt, PublishError>,
 }
 
@@ -81,6 +84,10 @@ struct Work {
     under_way: HashMap<String, Instant>,
     /// Keys that rest, until then.
     resting: HashMap<String, Instant>,
+    /// Keys, and the sequences of their oldest entries, that were refused and are not under way.
+    refused: VecDeque<(String, i64)>,
+    /// How many are under way that were refused before.
+    again: usize,
     /// When the burst began that is not over.
     burst_began: Option<Instant>,
     /// Nothing is begun until then.
@@ -99,7 +106,12 @@ impl Work {
     fn busy(&self) -> Busy {
         let ready = self.ready.iter().map(|spooled| &spooled.record.key);
         Busy {
-            resting: self.resting.keys().cloned().collect(),
+            resting: self
+                .resting
+                .keys()
+                .chain(self.refused.iter().map(|(key, _)| key))
+                .cloned()
+                .collect(),
             under_way: self.under_way.keys().chain(ready).cloned().collect(),
         }
     }
@@ -115,6 +127,8 @@ impl Drain {
             reports: FuturesUnordered::new(),
             under_way: HashMap::new(),
             resting: HashMap::new(),
+            refused: VecDeque::new(),
+            again: 0,
             burst_began: None,
             rests_until: Instant::now(),
             trials: 0,
@@ -146,9 +160,7 @@ impl Drain {
             self.read(work).await;
         }
         if room > 0 && !self.publisher.health().is_up(&self.topic) {
-            let trial = self.choose_trial(work).await;
-            trial.into_iter().for_each(|spooled| self.hand_over(work, spooled));
-            return;
+            return self.try_one(work).await;
         }
         let size = room.min(work.ready.len());
         // Few do not keep live records waiting: a key alone goes on at once.
@@ -156,31 +168,49 @@ impl Drain {
             work.burst_began = Some(Instant::now());
         }
         for spooled in work.ready.drain(..size).collect::<Vec<_>>() {
-            self.hand_over(work, spooled);
+            self.hand_over(work, spooled, false);
         }
+        while room > 0 && work.again < AGAIN_MAX && self.try_again(work).await {}
     }
 
-    fn hand_over(&self, work: &mut Work, mut spooled: Spooled) {
+    fn hand_over(&self, work: &mut Work, mut spooled: Spooled, is_again: bool) {
         // Kafka takes no record of the future, which is what one is if the clock was put back.
         let now = (self.clock)().as_millisecond();
         spooled.record.timestamp_ms = spooled.record.timestamp_ms.min(now);
         work.under_way.insert(spooled.record.key.clone(), Instant::now());
+        work.again += usize::from(is_again);
         let report = self.publisher.send(&spooled.record);
         let store = Arc::clone(&work.store);
-        let reported = async { Reported { store, spooled, receipt: report.wait().await } };
+        let reported =
+            async move { Reported { store, spooled, is_again, receipt: report.wait().await } };
         work.reports.push(reported.boxed_local());
     }
 
-    /// What a topic is tried with that is down: each time another key, of an old entry and of a new
-    /// one in turns. The partition of many old ones may be gone, and all others be there.
-    async fn choose_trial(&self, work: &mut Work) -> Option<Spooled> {
+    /// Tries a topic that is down with one entry: each time of another key, an old one and a new one
+    /// in turns. The partition of many old ones may be gone, and all others be there.
+    async fn try_one(&self, work: &mut Work) {
         let turn = work.trials;
         work.trials += 1;
         let newest = match turn % 2 {
             0 => None,
             _ => self.read_newest(work).await,
         };
-        newest.or_else(|| work.ready.remove(turn % work.ready.len().max(1)))
+        match newest.or_else(|| work.ready.remove(turn % work.ready.len().max(1))) {
+            Some(spooled) => self.hand_over(work, spooled, false),
+            None => drop(self.try_again(work).await),
+        }
+    }
+
+    /// Hands over the entry that was refused longest ago; gives whether there is one.
+    async fn try_again(&self, work: &mut Work) -> bool {
+        let Some((_key, sequence)) = work.refused.pop_front() else { return false };
+        let reading = Arc::clone(&work.store);
+        let read = spawn_blocking(move || reading.read_one(sequence));
+        match read.await.expect("reading does not panic") {
+            Ok(entry) => entry.into_iter().for_each(|spooled| self.hand_over(work, spooled, true)),
+            Err(error) => tracing::error!(%error, "cannot read the spool"),
+        }
+        true
     }
 
     async fn read_newest(&self, work: &Work) -> Option<Spooled> {
@@ -212,6 +242,7 @@ impl Drain {
         let store = self.spool.store();
         if !Arc::ptr_eq(&work.store, &store) {
             work.ready.clear();
+            work.refused.clear();
             work.store = Arc::clone(&store);
         }
         if store.count(&self.topic) == 0 {
@@ -239,9 +270,13 @@ impl Drain {
         let from = Arc::clone(&first.store);
         let (mut published, mut refused) = (Vec::new(), None);
         let mut next = Some(first);
-        while let Some(Reported { store, spooled, receipt }) = next {
+        while let Some(Reported { store, spooled, is_again, receipt }) = next {
             let key = &spooled.record.key;
             work.under_way.remove(key);
+            work.again -= usize::from(is_again);
+            if is_again && receipt.is_ok() {
+                work.refused.clear();
+            }
             match receipt {
                 Ok(_) if Arc::ptr_eq(&store, &from) => published.push(spooled),
                 // Of two stores, one was replaced: nothing comes of it.
@@ -250,7 +285,9 @@ impl Drain {
                 Err(error) => {
                     refused = Some(error);
                     work.rests_until = Instant::now() + REST;
-                    work.resting.insert(key.clone(), Instant::now() + REST_OF_KEY);
+                    if Arc::ptr_eq(&store, &work.store) {
+                        work.refused.push_back((key.clone(), spooled.sequence));
+                    }
                 }
             }
             next = work.reports.next().now_or_never().flatten();

@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 
 use super::{
@@ -222,6 +222,14 @@ impl SpoolFile {
                 limit
             ];
             statement.query_map(given, spooled)?.collect()
+        })
+    }
+
+    /// The entry with a sequence, if it is there.
+    pub(super) fn read_one(&self, sequence: i64) -> rusqlite::Result<Option<Spooled>> {
+        self.with_reader(|reader| {
+            let one = format!("SELECT {COLUMNS} FROM event WHERE sequence = ?1");
+            reader.prepare_cached(&one)?.query_row([sequence], spooled).optional()
         })
     }
 

@@ -107,6 +107,14 @@ impl Store {
         self.file.read(topic, but, &unremoved, limit)
     }
 
+    /// The entry with a sequence, if it is there. Blocks while it reads.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read_one(&self, sequence: i64) -> Result<Option<Spooled>, ReadError> {
+        self.file.read_one(sequence)
+    }
+
     /// One of the newest entries of a topic that is its key's only one: but for those keys. Blocks
     /// while it reads.
     ///
