@@ -161,7 +161,9 @@ pub async fn run(
         serve_public(&settings.http, listeners.http, &relay, within).map_err(StartError::Serve)?;
     let private = serve_admin(listeners.admin, &relay).map_err(StartError::Serve)?;
     let ended = tokio::select! {
-        error = watch_kafka(&relay, properties, settings.kafka.topics, stuck_after) => Err(error.into()),
+        error = watch_kafka(&relay, properties, settings.kafka.topics, stuck_after) => {
+            Err(error.into())
+        }
         () = shutdown => {
             let deadline = Instant::now() + within;
             let requests = finish_requests(&relay, &public, deadline).await;

@@ -10,14 +10,20 @@ pub mod reader;
 pub mod report;
 pub mod topics;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
-use rdkafka::{ClientConfig, error::KafkaError};
+use rdkafka::{
+    ClientConfig, ClientContext,
+    client::Client,
+    error::{KafkaError, RDKafkaErrorCode},
+    metadata::Metadata,
+};
 
 /// What librdkafka is told unless `kafka.properties` says otherwise.
 ///
-/// `message.timeout.ms` is added by `app`: as long as an answer may take. The back-off decides how soon the return of a broker is noticed. A broker measures a batch by
-/// `max.message.bytes`, and refuses all of one that is too large.
+/// `message.timeout.ms` is added by `app`: as long as an answer may take. The back-off decides how
+/// soon the return of a broker is noticed. A broker measures a batch by `max.message.bytes`, and
+/// refuses all of one that is too large.
 pub const PROPERTIES: [(&str, &str); 14] = [
     ("acks", "all"),
     ("enable.idempotence", "true"),
@@ -85,6 +91,20 @@ pub fn check_property(name: &str, value: &str) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(KafkaError::ClientConfig(_, description, ..)) => Err(description.trim().to_owned()),
         Err(other) => Err(other.to_string()),
+    }
+}
+
+/// Asks for the metadata of a topic; blocks for the time-out at most. An answer that lists no broker
+/// is none: it knows of no topic either.
+fn metadata<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Metadata, KafkaError> {
+    let metadata = client.fetch_metadata(Some(topic), timeout)?;
+    match metadata.brokers() {
+        [] => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerNotAvailable)),
+        _ => Ok(metadata),
     }
 }
 

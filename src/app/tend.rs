@@ -25,8 +25,8 @@ use crate::{
 /// answer; how often a cluster that was not reached is tried again.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
-/// How long a cluster may say what is not so, once it answers: that a topic is missing, or that there
-/// are too few brokers for its replicas.
+/// How long a cluster may say what is not so, once it answers: that a topic is missing, or that
+/// there are too few brokers for its replicas.
 const SETTLES_WITHIN: Duration = Duration::from_secs(10);
 
 /// How often Kafka is asked while a topic is down, and the producer is looked at.

@@ -105,13 +105,9 @@ impl Work {
     /// Keys whose entries are not to be read.
     fn busy(&self) -> Busy {
         let ready = self.ready.iter().map(|spooled| &spooled.record.key);
+        let refused = self.refused.iter().map(|(key, _)| key);
         Busy {
-            resting: self
-                .resting
-                .keys()
-                .chain(self.refused.iter().map(|(key, _)| key))
-                .cloned()
-                .collect(),
+            resting: self.resting.keys().chain(refused).cloned().collect(),
             under_way: self.under_way.keys().chain(ready).cloned().collect(),
         }
     }
@@ -205,8 +201,7 @@ impl Drain {
     async fn try_again(&self, work: &mut Work) -> bool {
         let Some((_key, sequence)) = work.refused.pop_front() else { return false };
         let reading = Arc::clone(&work.store);
-        let read = spawn_blocking(move || reading.read_one(sequence));
-        match read.await.expect("reading does not panic") {
+        match blocking(move || reading.read_one(sequence)).await {
             Ok(entry) => entry.into_iter().for_each(|spooled| self.hand_over(work, spooled, true)),
             Err(error) => tracing::error!(%error, "cannot read the spool"),
         }
@@ -217,8 +212,7 @@ impl Drain {
         let Busy { mut resting, under_way } = work.busy();
         resting.extend(under_way);
         let (reading, topic) = (Arc::clone(&work.store), self.topic.clone());
-        let read = spawn_blocking(move || reading.read_newest(&topic, &resting));
-        let newest = read.await.expect("reading does not panic");
+        let newest = blocking(move || reading.read_newest(&topic, &resting)).await;
         newest.inspect_err(|error| tracing::error!(%error, "cannot read the spool")).ok()?
     }
 
@@ -252,8 +246,7 @@ impl Drain {
         work.resting.retain(|_, until| now < *until);
         let but = work.busy();
         let (reading, topic) = (Arc::clone(&store), self.topic.clone());
-        let read = spawn_blocking(move || reading.read(&topic, &but, READ_AT_ONCE));
-        match read.await.expect("reading does not panic") {
+        match blocking(move || reading.read(&topic, &but, READ_AT_ONCE)).await {
             Ok(entries) => work.ready.extend(entries),
             Err(error) => {
                 tracing::error!(%error, "cannot read the spool");
@@ -311,4 +304,9 @@ impl Drain {
         let until = Instant::now() + REST_OF_TOO_LARGE;
         work.resting.insert(spooled.record.key.clone(), until);
     }
+}
+
+/// Reads where it keeps nobody waiting.
+async fn blocking<T: Send + 'static>(read: impl FnOnce() -> T + Send + 'static) -> T {
+    spawn_blocking(read).await.expect("reading does not panic")
 }

@@ -22,6 +22,7 @@ use super::{
     context::Context,
     health::Health,
     hold::Hold,
+    metadata,
     report::{PublishError, Receipt, Report, ReportTo},
 };
 use crate::{metrics::Metrics, record::Record};
@@ -145,8 +146,7 @@ impl Publisher {
     }
 
     fn is_led(&self, topic: &str, partition: i32) -> bool {
-        let client = self.current.producer();
-        let metadata = client.client().fetch_metadata(Some(topic), METADATA_WITHIN);
+        let metadata = metadata(self.current.producer().client(), topic, METADATA_WITHIN);
         let is_led = |topic: &MetadataTopic| {
             let found = topic.partitions().iter().find(|found| found.id() == partition);
             found.is_some_and(|found| found.leader() >= 0 && fault_of(found).is_none())
@@ -205,11 +205,7 @@ impl Publisher {
     /// for the time-out at most. Gives whether it answered.
     pub fn probe(&self, topic: &str, timeout: Duration) -> bool {
         let producer = self.current.producer();
-        match producer.client().fetch_metadata(Some(topic), timeout) {
-            Ok(metadata) if metadata.brokers().is_empty() => {
-                self.health().note_silence(RDKafkaErrorCode::BrokerNotAvailable);
-                false
-            }
+        match metadata(producer.client(), topic, timeout) {
             Ok(metadata) => {
                 self.health().note_answer();
                 let faults = metadata.topics().iter().flat_map(faults);

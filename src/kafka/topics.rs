@@ -14,7 +14,7 @@ use rdkafka::{
 };
 use tokio::time::sleep;
 
-use super::{ClientError, Properties, client_config};
+use super::{ClientError, Properties, client_config, metadata};
 use crate::event::kind::Kind;
 
 /// How long a broker may take for one request about topics.
@@ -234,15 +234,7 @@ impl TopicAdmin {
 
     fn look_at(&self, name: &str) -> Result<TopicState, TopicsError> {
         let topic = name.to_owned();
-        let metadata = self
-            .0
-            .inner()
-            .fetch_metadata(Some(name), REQUEST_TIMEOUT)
-            .and_then(|metadata| match metadata.brokers() {
-                // Nor does it know of topics then.
-                [] => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::BrokerNotAvailable)),
-                _ => Ok(metadata),
-            })
+        let metadata = metadata(self.0.inner(), name, REQUEST_TIMEOUT)
             .map_err(|cause| TopicsError::Unreachable { topic: topic.clone(), cause })?;
         let found = metadata.topics().iter().find(|found| found.name() == name);
         let state = |partitions, finding| TopicState { name: topic.clone(), partitions, finding };

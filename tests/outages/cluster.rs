@@ -19,9 +19,13 @@ use crate::harness::{
     Answer, Connection, KEY, PATIENCE, Process, Samples, Setup, ask, eventually, request, run,
     signed, unique,
 };
-use clickpesa_relay::kafka::{
-    Properties,
-    reader::{From, Reader, StoredRecord},
+use clickpesa_relay::{
+    event::kind::Kind,
+    kafka::{
+        Properties,
+        reader::{From, Reader, StoredRecord},
+        topics::REJECTED,
+    },
 };
 use rdkafka::{
     ClientConfig,
@@ -224,6 +228,13 @@ impl Cluster {
     pub(crate) fn await_leader(&self, topic: &str) -> Instant {
         eventually("the topic has a leader", || self.leader(topic));
         Instant::now()
+    }
+
+    /// Every topic that a relay wants.
+    pub(crate) fn create_topics(&self, setup: &Setup) {
+        for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain([REJECTED]) {
+            self.create_topic(&setup.topic(suffix));
+        }
     }
 
     pub(crate) fn create_topic(&self, name: &str) {

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use clickpesa_relay::{event::kind::Kind, kafka::topics::REJECTED};
-
 use crate::{
     cluster::{Cluster, Relay, Rights, ids, setup, webhook, with_spool},
     harness::eventually,
@@ -29,9 +27,7 @@ fn a_producer_that_may_not_begin() {
     let (prefix, _) = prefix.split_once('.').unwrap();
     let _rights = Rights { cluster: &cluster, prefix: prefix.to_owned() };
     for setup in [&plain, &spooling] {
-        for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain([REJECTED]) {
-            cluster.create_topic(&setup.topic(suffix));
-        }
+        cluster.create_topics(setup);
     }
     cluster.allow(&["Describe"], prefix);
     let [plain_relay, spooling_relay] = [&plain, &spooling].map(Relay::start);
@@ -191,9 +187,7 @@ fn a_start_that_is_told_of_no_broker() {
     let before = said("does not exist");
     cluster.proxy.pass();
     eventually("it looks for the topics again", || (said("does not exist") > before).then_some(()));
-    for suffix in Kind::ALL.map(Kind::suffix).into_iter().chain([REJECTED]) {
-        cluster.create_topic(&setup.topic(suffix));
-    }
+    cluster.create_topics(&setup);
     relay.await_ready(200);
     assert_eq!(relay.post(&webhook("key", 0)).status, 200);
 }
