@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout_at;
 
-use self::recent::{Digest, Recent, Seen};
+use self::recent::{Claim, Digest, Recent, Seen};
 use crate::{
     event::{Event, id::Id},
     kafka::{
@@ -103,39 +103,35 @@ pub enum Unavailable {
     SpoolTimedOut,
 }
 
-/// The events of one webhook.
-#[derive(Debug, Clone, Copy)]
-pub struct Events<'e> {
-    /// One, or one an element of a list.
-    pub events: &'e [Event<'e>],
-    /// Where those of their application go.
-    pub topics: &'e TopicNames,
-    /// When the webhook was there.
-    pub received: Timestamp,
+/// The events of one webhook, as they go to Kafka.
+#[derive(Debug)]
+pub struct Batch {
+    /// What is to be published: a record an event, and a copy where one topic gets all.
+    pub records: Vec<Arc<Record>>,
+    /// What the sender is told of each event.
+    events: Vec<Spooled>,
 }
 
-impl Events<'_> {
-    /// What is to be published: a record an event, and a copy where one topic gets all.
-    pub fn records(self, format: EventFormat) -> Vec<Arc<Record>> {
-        let Self { events, topics, received } = self;
+impl Batch {
+    /// Of one event, or one an element of a list, to the topics of their application; `received` is
+    /// when the webhook was there.
+    pub fn new(
+        events: &[Event<'_>],
+        format: EventFormat,
+        topics: &TopicNames,
+        received: Timestamp,
+    ) -> Self {
         let of =
             |event, topic| Arc::new(Record::new(event, format, topic, received.as_millisecond()));
         let own = events.iter().map(|event| of(event, topics.name(event.kind)));
         let all = topics.all.iter();
-        own.chain(all.flat_map(|all| events.iter().map(move |event| of(event, all)))).collect()
-    }
-
-    fn names(&self) -> impl Iterator<Item = Spooled> {
-        self.events.iter().map(|event| Spooled {
+        let copies = all.flat_map(|all| events.iter().map(move |event| of(event, all)));
+        let name = |event: &Event<'_>| Spooled {
             id: event.id,
             ce_type: event.kind.ce_type(),
-            topic: Arc::clone(&self.topics.of_kinds[event.kind as usize]),
-        })
-    }
-
-    fn published(&self, receipts: Vec<Receipt>) -> Arc<[Published]> {
-        let events = self.names().zip(receipts);
-        events.map(|(event, receipt)| Published { event, receipt }).collect()
+            topic: Arc::clone(&topics.of_kinds[event.kind as usize]),
+        };
+        Self { records: own.chain(copies).collect(), events: events.iter().map(name).collect() }
     }
 }
 
@@ -151,36 +147,41 @@ enum Way {
 }
 
 impl Delivery {
-    /// Brings the events of one webhook to safety, or says by the deadline that they are not.
+    /// Claims a webhook that is new, or says what became of its twin.
     ///
-    /// Where it ends in `TooLarge` or `Unavailable`, some records may be in Kafka all the same: a
-    /// retry gives them again, with the same ids.
-    pub async fn deliver(&self, digest: Digest, events: Events<'_>, deadline: Instant) -> Outcome {
+    /// # Errors
+    /// When Kafka has it, or may have it and does not say so by the deadline.
+    pub async fn claim(&self, digest: Digest, deadline: Instant) -> Result<Claim<'_>, Outcome> {
         loop {
             match self.recent.enter(digest) {
-                Seen::Acknowledged(published) => return Outcome::Duplicate(published),
+                Seen::Acknowledged(published) => return Err(Outcome::Duplicate(published)),
                 Seen::UnderWay(twin) => match timeout_at(deadline.into(), twin.wait()).await {
-                    Ok(Some(published)) => return Outcome::Duplicate(published),
+                    Ok(Some(published)) => return Err(Outcome::Duplicate(published)),
                     // The first has failed: this one may try.
                     Ok(None) => {}
-                    Err(_elapsed) => return Outcome::Unavailable(Unavailable::TimedOut),
+                    Err(_elapsed) => return Err(Outcome::Unavailable(Unavailable::TimedOut)),
                 },
-                Seen::First(claim) => {
-                    let outcome = self.publish_or_spool(events, deadline).await;
-                    if let Outcome::Published(published) = &outcome {
-                        claim.acknowledge(published);
-                    }
-                    return outcome;
-                }
+                Seen::First(claim) => return Ok(claim),
             }
         }
     }
 
-    async fn publish_or_spool(&self, events: Events<'_>, deadline: Instant) -> Outcome {
-        let (records, oversized): (Vec<_>, Vec<_>) = events
-            .records(self.format)
-            .into_iter()
-            .partition(|record| !self.publisher.is_too_large(record));
+    /// Brings the events of one webhook to safety, or says by the deadline that they are not.
+    ///
+    /// Where it ends in `TooLarge` or `Unavailable`, some records may be in Kafka all the same: a
+    /// retry gives them again, with the same ids.
+    pub async fn deliver(&self, claim: Claim<'_>, batch: Batch, deadline: Instant) -> Outcome {
+        let outcome = self.publish_or_spool(batch, deadline).await;
+        if let Outcome::Published(published) = &outcome {
+            claim.acknowledge(published);
+        }
+        outcome
+    }
+
+    async fn publish_or_spool(&self, batch: Batch, deadline: Instant) -> Outcome {
+        let Batch { records, events } = batch;
+        let (records, oversized): (Vec<_>, Vec<_>) =
+            records.into_iter().partition(|record| !self.publisher.is_too_large(record));
         let way = self.way(&records);
         // What is left is for the spool.
         let left = deadline.saturating_duration_since(Instant::now());
@@ -191,7 +192,13 @@ impl Delivery {
             Way::Spool => Err(Unavailable::KnownDown),
         };
         let outcome = match published {
-            Ok(receipts) => Outcome::Published(events.published(receipts)),
+            Ok(receipts) => Outcome::Published(
+                events
+                    .into_iter()
+                    .zip(receipts)
+                    .map(|(event, receipt)| Published { event, receipt })
+                    .collect(),
+            ),
             Err(Unavailable::Refused(PublishError::TooLarge)) => Outcome::TooLarge,
             Err(refusal) => self.spool_instead(events, records, refusal, deadline).await,
         };
@@ -277,7 +284,7 @@ impl Delivery {
 
     async fn spool_instead(
         &self,
-        events: Events<'_>,
+        events: Vec<Spooled>,
         records: Vec<Arc<Record>>,
         refusal: Unavailable,
         deadline: Instant,
@@ -285,7 +292,7 @@ impl Delivery {
         let Some(spool) = &self.spool else { return Outcome::Unavailable(refusal) };
         let records = records.into_iter().map(Arc::unwrap_or_clone).collect();
         match timeout_at(deadline.into(), spool.append(records)).await {
-            Ok(Ok(())) => Outcome::Spooled(events.names().collect()),
+            Ok(Ok(())) => Outcome::Spooled(events),
             Ok(Err(error)) => Outcome::Unavailable(Unavailable::Spool(error)),
             Err(_elapsed) => Outcome::Unavailable(Unavailable::SpoolTimedOut),
         }

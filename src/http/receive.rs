@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     application::{Application, networks::Networks},
-    delivery::{Events, recent::Digest, rejected::Rejection},
+    delivery::{Batch, recent::Digest, rejected::Rejection},
     event::normalise::{Circumstances, count, normalise},
     webhook::{Authentic, Unverified, checksum::Proof},
 };
@@ -100,16 +100,16 @@ async fn take(
     if count(&webhook) > relay.limits.events_max {
         return Err(Answer::TooManyEvents);
     }
-    let circumstances = Circumstances {
-        application: &application.name,
-        source: &application.source,
-        received: &format!("{received:.3}"),
-    };
-    let events = normalise(&webhook, circumstances);
     let deadline = started + relay.limits.answer_within;
-    let digest = digest(&application.name, &body);
-    let events = Events { events: &events, topics: &application.topics, received };
-    Ok(relay.delivery.deliver(digest, events, deadline).await.into())
+    let claim = match relay.delivery.claim(digest(&application.name, &body), deadline).await {
+        Ok(claim) => claim,
+        Err(outcome) => return Ok(outcome.into()),
+    };
+    let batch = batch(relay, application, &webhook, received);
+    // Memory that is free again while Kafka is waited for is still in the processor's cache.
+    drop(webhook);
+    drop(body);
+    Ok(relay.delivery.deliver(claim, batch, deadline).await.into())
 }
 
 fn require_post(request: &HttpRequest) -> Result<(), Answer> {
@@ -188,6 +188,21 @@ fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r [u8]> {
 fn digest(application: &str, body: &[u8]) -> Digest {
     let hash = Sha256::new().chain_update(application).chain_update([0]).chain_update(body);
     hash.finalize().into()
+}
+
+fn batch(
+    relay: &Relay,
+    application: &Application,
+    webhook: &Authentic<'_, '_>,
+    received: Timestamp,
+) -> Batch {
+    let circumstances = Circumstances {
+        application: &application.name,
+        source: &application.source,
+        received: &format!("{received:.3}"),
+    };
+    let events = normalise(webhook, circumstances);
+    Batch::new(&events, relay.delivery.format, &application.topics, received)
 }
 
 fn note_proofs(

@@ -7,7 +7,7 @@ use clap::Args;
 use clickpesa_relay::{
     application::Application,
     config::{Kafka, Settings},
-    delivery::{Events, rejected::REQUEST_HEADER},
+    delivery::{Batch, rejected::REQUEST_HEADER},
     event::normalise::{Circumstances, normalise},
     kafka::publisher::Publisher,
     metrics::Metrics,
@@ -169,7 +169,7 @@ fn records(copy: &Copy, settings: &Settings) -> Result<Vec<Arc<Record>>, String>
     let circumstances =
         Circumstances { application: name, source, received: &format!("{received:.3}") };
     let events = normalise(&webhook, circumstances);
-    Ok(Events { events: &events, topics, received }.records(settings.kafka.event_format))
+    Ok(Batch::new(&events, settings.kafka.event_format, topics, received).records)
 }
 
 fn publish(publisher: &Publisher, records: &[Arc<Record>]) -> Verdict {
