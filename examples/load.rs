@@ -183,14 +183,13 @@ impl Load<'_> {
         (due.unwrap_or_else(Instant::now) < self.ends).then_some((number, due))
     }
 
-    /// A webhook of about the size of ClickPesa's.
+    /// A webhook as ClickPesa sends them, of a new payment.
     fn request(&self, number: u32) -> Vec<u8> {
         let number = if self.kind == Kind::Same { 0 } else { number };
         let reference = format!("{}-{number}", process::id());
-        let notes = "n".repeat(300);
         // In the order in which members are signed, so that what is signed can be sent.
         let signed = format!(
-            r#"{{"data":{{"collectedAmount":"1500.50","collectedCurrency":"TZS","customer":{{"customerName":"A","customerPhoneNumber":"255700000000"}},"id":"{reference}","message":"{notes}","orderReference":"{reference}","status":"SUCCESS","updatedAt":"2026-01-05T09:30:00.000Z"}},"event":"PAYMENT RECEIVED"}}"#
+            r#"{{"data":{{"channel":"AIRTEL-MONEY","collectedAmount":"1500.50","collectedCurrency":"TZS","createdAt":"2026-01-05T09:29:00.123Z","customer":{{"customerEmail":"zuhura@example.com","customerName":"Zuhura Mwakyusa","customerPhoneNumber":"255712000001"}},"id":"SHULE{reference}LCP","message":"success","orderReference":"SHULE{reference}","paymentReference":"MP260521.1357.{reference}","status":"SUCCESS","updatedAt":"2026-01-05T09:30:00.456Z"}},"event":"PAYMENT RECEIVED"}}"#
         );
         let checksum = match self.kind {
             Kind::New | Kind::Same | Kind::Slow => self.key.sign(signed.as_bytes()),
