@@ -92,7 +92,7 @@ pub fn check_canonical(sender: &Sender, body: &[u8]) {
 
 /// Every value has its own part of the text as its source.
 fn check_source(json: &Json<'_>, text: &str) {
-    let raw = json.raw.get();
+    let raw = json.raw;
     let start = raw.as_ptr().addr() - text.as_ptr().addr();
     assert_eq!(text.get(start..start + raw.len()), Some(raw), "it is a part of the text");
     assert_eq!(raw, raw.trim(), "without blanks around it");

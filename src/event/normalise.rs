@@ -258,7 +258,7 @@ impl Reader {
             exchange: self.child(of, "exchange", Self::exchange),
             created_at: self.text(of, &["createdAt"]),
             updated_at: self.text(of, &["updatedAt"]),
-            original: payload.raw,
+            original: serde_json::from_str(payload.raw).expect("it was read as JSON"),
         };
         data.reason = match (of, self.found, self.bad_amounts) {
             (None, ..) => Some(Reason::NotAnObject),

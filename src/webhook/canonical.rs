@@ -11,7 +11,7 @@ pub const UNSIGNED: [&str; 2] = ["checksum", "checksumMethod"];
 
 /// The canonical text of a value: what the canonical method signs.
 pub fn canonical(json: &Json<'_>) -> Vec<u8> {
-    let mut text = Vec::with_capacity(json.raw.get().len());
+    let mut text = Vec::with_capacity(json.raw.len());
     if let Value::Object(object) = &json.value {
         write_object(&mut text, &signed_members(object));
     } else {
@@ -44,14 +44,10 @@ fn sorted<'o, 'a>(object: &'o Object<'a>) -> Vec<(&'o Text<'a>, &'o Json<'a>)> {
     let mut members: Vec<_> = object.members().collect();
     // Reversed before a stable sort, so that the last of a repeated name is the one that stays.
     members.reverse();
-    members.sort_by(|(a, _), (b, _)| match (array_index(a), array_index(b)) {
-        (Some(a), Some(b)) => a.cmp(&b),
-        (Some(_), None) => std::cmp::Ordering::Less,
-        (None, Some(_)) => std::cmp::Ordering::Greater,
-        (None, None) => a.cmp_utf16(b),
-    });
-    members.dedup_by(|(later, _), (kept, _)| later == kept);
+    members.sort_by(|(a, _), (b, _)| a.cmp_utf16(b));
+    members.dedup_by(|(later, _), (kept, _)| later.as_bytes() == kept.as_bytes());
     members.retain(|(name, _)| name.as_bytes() != b"__proto__");
+    members.sort_by_key(|(name, _)| array_index(name).unwrap_or(u32::MAX));
     members
 }
 
@@ -113,13 +109,17 @@ fn write_number(text: &mut Vec<u8>, number: f64) {
 
 /// Writes a string as the well-formed `JSON.stringify` of ES2019 does.
 fn write_string(text: &mut Vec<u8>, string: &Text<'_>) {
-    let bytes = string.as_bytes();
-    let mut copied = 0;
     text.push(b'"');
-    // Most have nothing to escape, and a look that does not stop early is many bytes at a time.
-    let has_escape = bytes.iter().fold(false, |any, &byte| any | may_need_escape(byte));
-    let looked_at = if has_escape { bytes } else { &[] };
-    for (position, &byte) in looked_at.iter().enumerate() {
+    match string {
+        Text::Plain(plain) => text.extend_from_slice(plain.as_bytes()),
+        Text::Unescaped(bytes) => write_escaped(text, bytes),
+    }
+    text.push(b'"');
+}
+
+fn write_escaped(text: &mut Vec<u8>, bytes: &[u8]) {
+    let mut copied = 0;
+    for (position, &byte) in bytes.iter().enumerate() {
         let (width, code_unit) = match (byte, bytes.get(position + 1..position + 3)) {
             (0x00..0x20 | b'"' | b'\\', _) => (1, u16::from(byte)),
             // A lone surrogate, U+D800 to U+DFFF, is ED A0..BF 80..BF in WTF-8.
@@ -133,11 +133,6 @@ fn write_string(text: &mut Vec<u8>, string: &Text<'_>) {
         write_escape(text, code_unit);
     }
     text.extend_from_slice(&bytes[copied..]);
-    text.push(b'"');
-}
-
-fn may_need_escape(byte: u8) -> bool {
-    matches!(byte, 0x00..0x20 | b'"' | b'\\' | 0xED)
 }
 
 fn write_escape(text: &mut Vec<u8>, code_unit: u16) {

@@ -1,22 +1,19 @@
 //! A JSON text as JavaScript's `JSON.parse` reads it, with the source of every value kept.
 //!
-//! `serde_json` does the reading. What its own `Value` would lose is kept here: the digits of
-//! numbers, repeated and unordered members, lone surrogates, and the text of each value, which
-//! goes unchanged into the event's `original`.
+//! `serde_json` says whether it is JSON, and reads what is escaped. What its own `Value` would lose
+//! is kept here: the digits of numbers, repeated and unordered members, lone surrogates, and the
+//! text of each value, which goes unchanged into the event's `original`.
 
-use std::{borrow::Cow, cmp::Ordering, fmt};
+use std::cmp::Ordering;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
+use serde_bytes::ByteBuf;
 
 /// A JSON value and its source text.
 #[derive(Debug)]
 pub struct Json<'a> {
     /// The text of this value as received, without the blanks around it.
-    pub raw: &'a RawValue,
+    pub raw: &'a str,
     /// What the text says.
     pub value: Value<'a>,
 }
@@ -42,9 +39,14 @@ pub enum Value<'a> {
 #[derive(Debug, Default)]
 pub struct Object<'a>(Vec<(Text<'a>, Json<'a>)>);
 
-/// A JSON string without its escapes, in WTF-8: UTF-8, and surrogates that have lost their twin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Text<'a>(Cow<'a, [u8]>);
+/// A JSON string without its escapes.
+#[derive(Clone, Debug)]
+pub enum Text<'a> {
+    /// As it stands in the source, where it has no escape: nothing in it needs one.
+    Plain(&'a str),
+    /// In WTF-8: UTF-8, and surrogates that have lost their twin.
+    Unescaped(Vec<u8>),
+}
 
 /// Why a body is not a JSON value that the relay takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -79,34 +81,8 @@ impl<'a> Json<'a> {
     pub fn parse(body: &'a [u8], depth_max: usize) -> Result<Self, JsonError> {
         let text =
             std::str::from_utf8(body).map_err(|error| JsonError::Encoding(error.valid_up_to()))?;
-        Self::read(serde_json::from_str(text)?, depth_max, depth_max)
-    }
-
-    fn read(raw: &'a RawValue, depth_left: usize, depth_max: usize) -> Result<Self, JsonError> {
-        let text = raw.get();
-        let deeper = || depth_left.checked_sub(1).ok_or(JsonError::Depth(depth_max));
-        let value = match text.as_bytes().first() {
-            Some(b'{') => {
-                let left = deeper()?;
-                let Members(members) = serde_json::from_str(text)?;
-                let read = |(name, raw)| Ok((name, Self::read(raw, left, depth_max)?));
-                Value::Object(Object(
-                    members.into_iter().map(read).collect::<Result<_, JsonError>>()?,
-                ))
-            }
-            Some(b'[') => {
-                let left = deeper()?;
-                let elements: Vec<&RawValue> = serde_json::from_str(text)?;
-                let read = |raw| Self::read(raw, left, depth_max);
-                Value::Array(elements.into_iter().map(read).collect::<Result<_, _>>()?)
-            }
-            Some(b'"') => Value::String(serde_json::from_str(text)?),
-            Some(b't') => Value::Bool(true),
-            Some(b'f') => Value::Bool(false),
-            Some(b'n') => Value::Null,
-            _ => Value::Number(text),
-        };
-        Ok(Self { raw, value })
+        serde_json::from_str::<IgnoredAny>(text)?;
+        Walk { text, at: 0, depth_max }.value(depth_max)
     }
 
     /// The members, if this is an object.
@@ -128,7 +104,7 @@ impl<'a> Json<'a> {
 impl<'a> Object<'a> {
     /// The value of a member; as in JavaScript, of the last one where a name is repeated.
     pub fn get(&self, name: &str) -> Option<&Json<'a>> {
-        self.0.iter().rev().find(|(member, _)| &*member.0 == name.as_bytes()).map(|(_, v)| v)
+        self.0.iter().rev().find(|(member, _)| member.as_bytes() == name.as_bytes()).map(|(_, v)| v)
     }
 
     /// The members in the order received.
@@ -150,20 +126,28 @@ impl<'a> Object<'a> {
 impl Text<'_> {
     /// The bytes, in WTF-8.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        match self {
+            Self::Plain(text) => text.as_bytes(),
+            Self::Unescaped(bytes) => bytes,
+        }
     }
 
     /// The characters, unless there is a lone surrogate among them.
     pub fn to_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.0).ok()
+        match self {
+            Self::Plain(text) => Some(text),
+            Self::Unescaped(bytes) => std::str::from_utf8(bytes).ok(),
+        }
     }
 
     /// Compares by UTF-16 code units, as JavaScript's `sort` does.
     pub fn cmp_utf16(&self, other: &Self) -> Ordering {
-        if self.0.is_ascii() && other.0.is_ascii() {
-            self.0.cmp(&other.0)
-        } else {
-            code_units(&self.0).cmp(code_units(&other.0))
+        let (mine, theirs) = (self.as_bytes(), other.as_bytes());
+        match mine.iter().zip(theirs).find(|(a, b)| a != b) {
+            // Surrogates, and what comes behind them, stand in another order in WTF-8.
+            Some((0xED.., 0xED..)) => code_units(mine).cmp(code_units(theirs)),
+            Some((a, b)) => a.cmp(b),
+            None => mine.len().cmp(&theirs.len()),
         }
     }
 }
@@ -199,54 +183,96 @@ fn code_units(wtf8: &[u8]) -> impl Iterator<Item = u16> {
     })
 }
 
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a string")
-            }
-
-            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Borrowed(bytes)))
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Owned(bytes.to_vec())))
-            }
-        }
-
-        // Asked for bytes, serde_json keeps lone surrogates; asked for a string, it refuses them.
-        deserializer.deserialize_bytes(TextVisitor)
-    }
+/// A walk through a text that is known to be JSON, so that blanks, commas and colons say nothing.
+struct Walk<'a> {
+    text: &'a str,
+    at: usize,
+    depth_max: usize,
 }
 
-/// The members of an object, their values not yet read.
-struct Members<'a>(Vec<(Text<'a>, &'a RawValue)>);
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct MembersVisitor;
-
-        impl<'de> Visitor<'de> for MembersVisitor {
-            type Value = Members<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+impl<'a> Walk<'a> {
+    fn value(&mut self, depth_left: usize) -> Result<Json<'a>, JsonError> {
+        let first = self.token();
+        let begin = self.at;
+        let value = match first {
+            b'{' => {
+                let left = self.enter(depth_left)?;
                 let mut members = Vec::with_capacity(16);
-                while let Some(member) = map.next_entry()? {
-                    members.push(member);
+                while self.token() != b'}' {
+                    members.push((self.string()?, self.value(left)?));
                 }
-                Ok(Members(members))
+                self.at += 1;
+                Value::Object(Object(members))
             }
-        }
+            b'[' => {
+                let left = self.enter(depth_left)?;
+                let mut elements = Vec::new();
+                while self.token() != b']' {
+                    elements.push(self.value(left)?);
+                }
+                self.at += 1;
+                Value::Array(elements)
+            }
+            b'"' => Value::String(self.string()?),
+            _ => match self.word() {
+                "null" => Value::Null,
+                "true" => Value::Bool(true),
+                "false" => Value::Bool(false),
+                number => Value::Number(number),
+            },
+        };
+        Ok(Json { raw: self.since(begin), value })
+    }
 
-        deserializer.deserialize_map(MembersVisitor)
+    /// Goes into a list or an object; gives how many may stand in it.
+    fn enter(&mut self, depth_left: usize) -> Result<usize, JsonError> {
+        self.at += 1;
+        depth_left.checked_sub(1).ok_or(JsonError::Depth(self.depth_max))
+    }
+
+    fn string(&mut self) -> Result<Text<'a>, JsonError> {
+        let is_plain = |byte| !matches!(byte, b'"' | b'\\');
+        let begin = self.at;
+        self.at += 1;
+        self.pass(is_plain);
+        let plain = self.since(begin + 1);
+        let has_escape = self.byte() == b'\\';
+        while self.byte() == b'\\' {
+            self.at += 2;
+            self.pass(is_plain);
+        }
+        self.at += 1;
+        if !has_escape {
+            return Ok(Text::Plain(plain));
+        }
+        // Asked for bytes, serde_json keeps lone surrogates; asked for a string, it refuses them.
+        let bytes: ByteBuf = serde_json::from_str(self.since(begin))?;
+        Ok(Text::Unescaped(bytes.into_vec()))
+    }
+
+    /// A number, or one of the three names.
+    fn word(&mut self) -> &'a str {
+        let begin = self.at;
+        self.pass(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'));
+        self.since(begin)
+    }
+
+    /// Goes to the next token, and gives its first byte.
+    fn token(&mut self) -> u8 {
+        self.pass(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b',' | b':'));
+        self.byte()
+    }
+
+    fn byte(&self) -> u8 {
+        self.text.as_bytes()[self.at]
+    }
+
+    fn pass(&mut self, passes: impl Fn(u8) -> bool) {
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += rest.iter().position(|&byte| !passes(byte)).unwrap_or(rest.len());
+    }
+
+    fn since(&self, begin: usize) -> &'a str {
+        self.text.get(begin..self.at).expect("tokens begin and end with ASCII")
     }
 }

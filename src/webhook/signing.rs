@@ -40,7 +40,7 @@ pub fn sign(body: &[u8], key: &Key, placement: Placement) -> Result<Vec<u8>, Sig
     let comma = if object.is_empty() { "" } else { "," };
     let members = format!("{comma}\"checksum\":\"{checksum}\",\"checksumMethod\":\"canonical\"");
     // The part is a slice of the body, so its end in the body is known by its address.
-    let text = part.raw.get();
+    let text = part.raw;
     let end = text.as_ptr().addr() - body.as_ptr().addr() + text.len() - "}".len();
     let (before, after) = body.split_at(end);
     Ok([before, members.as_bytes(), after].concat())
