@@ -28,6 +28,7 @@ use clickpesa_relay::{
     record::EventFormat,
     webhook::{
         checksum::{Key, Placement, Policy},
+        json::Json,
         signing::sign,
     },
 };
@@ -41,6 +42,17 @@ const ALLOCATIONS: f64 = 60.0;
 
 /// By how much they may differ.
 const TOLERANCE: f64 = 0.1;
+
+/// Bytes that a byte of a body may take when it is read, whoever sent it.
+const BYTES_A_BYTE: usize = 64;
+
+#[test]
+fn a_body_of_many_objects_takes_no_more_than_its_share() {
+    let body = format!("[{}]", [r#"{"":{}}"#; 10_000].join(","));
+    let info = allocation_counter::measure(|| drop(Json::parse(body.as_bytes(), 16).unwrap()));
+    let share = info.bytes_max as usize / body.len();
+    assert!(share <= BYTES_A_BYTE, "{share} bytes of memory for each byte of the body");
+}
 
 #[test]
 fn one_webhook_allocates_no_more_than_it_did() {

@@ -112,12 +112,13 @@ fn write_string(text: &mut Vec<u8>, string: &Text<'_>) {
     text.push(b'"');
     match string {
         Text::Plain(plain) => text.extend_from_slice(plain.as_bytes()),
-        Text::Unescaped(bytes) => write_escaped(text, bytes),
+        Text::Unescaped(bytes) => write_with_escapes(text, bytes),
     }
     text.push(b'"');
 }
 
-fn write_escaped(text: &mut Vec<u8>, bytes: &[u8]) {
+/// Writes WTF-8 with an escape for what needs one.
+fn write_with_escapes(text: &mut Vec<u8>, bytes: &[u8]) {
     let mut copied = 0;
     for (position, &byte) in bytes.iter().enumerate() {
         let (width, code_unit) = match (byte, bytes.get(position + 1..position + 3)) {

@@ -197,7 +197,7 @@ impl<'a> Walk<'a> {
         let value = match first {
             b'{' => {
                 let left = self.enter(depth_left)?;
-                let mut members = Vec::with_capacity(16);
+                let mut members = Vec::new();
                 while self.token() != b'}' {
                     members.push((self.string()?, self.value(left)?));
                 }
