@@ -17,15 +17,20 @@ use tokio::time::timeout_at;
 
 use self::recent::{Claim, Digest, Recent, Seen};
 use crate::{
-    event::{Event, id::Id},
+    application::Application,
+    event::{
+        Event,
+        id::Id,
+        normalise::{Circumstances, normalise},
+    },
     kafka::{
         publisher::Publisher,
         report::{PublishError, Receipt},
-        topics::TopicNames,
     },
     metrics::Metrics,
     record::{EventFormat, Record},
     spool::{Spool, SpoolError},
+    webhook::Authentic,
 };
 
 /// Brings events to where they are safe.
@@ -113,14 +118,17 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Of one event, or one an element of a list, to the topics of their application; `received` is
-    /// when the webhook was there.
+    /// What comes of a webhook to an application; `received` is when the webhook was there.
     pub fn new(
-        events: &[Event<'_>],
+        webhook: &Authentic<'_, '_>,
+        application: &Application,
         format: EventFormat,
-        topics: &TopicNames,
         received: Timestamp,
     ) -> Self {
+        let Application { name, source, topics, .. } = application;
+        let circumstances =
+            Circumstances { application: name, source, received: &format!("{received:.3}") };
+        let events = normalise(webhook, circumstances);
         let of =
             |event, topic| Arc::new(Record::new(event, format, topic, received.as_millisecond()));
         let own = events.iter().map(|event| of(event, topics.name(event.kind)));

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     application::{Application, networks::Networks},
     delivery::{Batch, recent::Digest, rejected::Rejection},
-    event::normalise::{Circumstances, count, normalise},
+    event::normalise::count,
     webhook::{Authentic, Unverified, checksum::Proof},
 };
 
@@ -105,7 +105,7 @@ async fn take(
         Ok(claim) => claim,
         Err(outcome) => return Ok(outcome.into()),
     };
-    let batch = batch(relay, application, &webhook, received);
+    let batch = Batch::new(&webhook, application, relay.delivery.format, received);
     // Memory that is free again while Kafka is waited for is still in the processor's cache.
     drop(webhook);
     drop(body);
@@ -188,21 +188,6 @@ fn header<'r>(request: &'r HttpRequest, name: &str) -> Option<&'r [u8]> {
 fn digest(application: &str, body: &[u8]) -> Digest {
     let hash = Sha256::new().chain_update(application).chain_update([0]).chain_update(body);
     hash.finalize().into()
-}
-
-fn batch(
-    relay: &Relay,
-    application: &Application,
-    webhook: &Authentic<'_, '_>,
-    received: Timestamp,
-) -> Batch {
-    let circumstances = Circumstances {
-        application: &application.name,
-        source: &application.source,
-        received: &format!("{received:.3}"),
-    };
-    let events = normalise(webhook, circumstances);
-    Batch::new(&events, relay.delivery.format, &application.topics, received)
 }
 
 fn note_proofs(

@@ -5,10 +5,8 @@ use std::{path::Path, process::ExitCode, sync::Arc};
 use actix_web::rt::System;
 use clap::Args;
 use clickpesa_relay::{
-    application::Application,
     config::{Kafka, Settings},
     delivery::{Batch, rejected::REQUEST_HEADER},
-    event::normalise::{Circumstances, normalise},
     kafka::publisher::Publisher,
     metrics::Metrics,
     record::Record,
@@ -152,7 +150,7 @@ impl Verdict {
 /// The records of a copy, as if it came now; or why there are none.
 fn records(copy: &Copy, settings: &Settings) -> Result<Vec<Arc<Record>>, String> {
     let name = copy.header("application");
-    let Application { name, source, policy, topics, .. } = settings
+    let application = settings
         .applications
         .get(&name)
         .ok_or_else(|| format!("there is no application `{name}` in the settings"))?;
@@ -164,12 +162,9 @@ fn records(copy: &Copy, settings: &Settings) -> Result<Vec<Arc<Record>>, String>
     };
     let depth_max = settings.http.limits.body_depth_max;
     let webhook = Unverified::parse(&copy.0.value, depth_max).map_err(|error| error.to_string())?;
-    let webhook = webhook.authenticate(policy, sent).map_err(|error| error.to_string())?;
-    let received = copy.time();
-    let circumstances =
-        Circumstances { application: name, source, received: &format!("{received:.3}") };
-    let events = normalise(&webhook, circumstances);
-    Ok(Batch::new(&events, settings.kafka.event_format, topics, received).records)
+    let webhook =
+        webhook.authenticate(&application.policy, sent).map_err(|error| error.to_string())?;
+    Ok(Batch::new(&webhook, application, settings.kafka.event_format, copy.time()).records)
 }
 
 fn publish(publisher: &Publisher, records: &[Arc<Record>]) -> Verdict {
